@@ -1,0 +1,1 @@
+"""Train pSp encoders and StyleGAN2 generators in PyTorch."""

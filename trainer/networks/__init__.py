@@ -1,0 +1,23 @@
+"""Network definitions, shared by the trainer and the export.
+
+Shape legend of the whole project: N images of a batch, H x W input pixels, S output side,
+C channels, L styles (rows of a W+ code), D style dimension.
+
+Parameter names are those of the public checkpoints, so that ``load_state_dict`` reads an
+official file as it is.
+"""
+
+from trainer.networks.encoders import Encoder, EncoderConfig, EncoderKind
+from trainer.networks.generator import Generator, GeneratorConfig, Noise, official_channels
+from trainer.networks.model import Translation
+
+__all__ = [
+    "Encoder",
+    "EncoderConfig",
+    "EncoderKind",
+    "Generator",
+    "GeneratorConfig",
+    "Noise",
+    "Translation",
+    "official_channels",
+]

@@ -1,0 +1,62 @@
+"""The IR-SE50 backbone (ArcFace, arXiv:1801.07698) in any width, with the taps pSp reads."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SqueezeExcite(nn.Module):
+    """Channel gates from the average of each channel (arXiv:1709.01507)."""
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        hidden = max(channels // reduction, 1)
+        self.fc1 = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.fc2 = nn.Conv2d(hidden, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = x.mean(dim=(2, 3), keepdim=True)
+        return x * self.fc2(F.relu(self.fc1(gate))).sigmoid()
+
+
+class Bottleneck(nn.Module):
+    """Improved residual block with squeeze-and-excite."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.shortcut_layer: nn.Module
+        if inputs == outputs:
+            self.shortcut_layer = nn.MaxPool2d(1, stride)
+        else:
+            self.shortcut_layer = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+        self.res_layer = nn.Sequential(
+            nn.BatchNorm2d(inputs),
+            nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False),
+            nn.PReLU(outputs),
+            nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            SqueezeExcite(outputs),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual: Tensor = self.res_layer(x)
+        return residual + self.shortcut_layer(x)
+
+
+def input_layer(channels: int, width: int) -> nn.Sequential:
+    """First convolution of the backbone."""
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.PReLU(width)
+    )
+
+
+def residual_body(widths: tuple[int, ...], depths: tuple[int, ...]) -> nn.Sequential:
+    """Four stages of blocks; the first block of each stage halves the picture."""
+    blocks = []
+    below = widths[0]
+    for width, depth in zip(widths, depths, strict=True):
+        for block in range(depth):
+            blocks.append(Bottleneck(below, width, 2 if block == 0 else 1))
+            below = width
+    return nn.Sequential(*blocks)
