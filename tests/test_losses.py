@@ -33,8 +33,8 @@ def files(tmp_path):
         for part in ("weight", "bias")
     }
     heads = {
-        f"lin{i}.model.1.weight": torch.rand(1, shape["out_channels"], 1, 1)
-        for i, shape in enumerate(LAYERS.values())
+        f"lin{i}.model.1.weight": torch.rand(1, channels, 1, 1)
+        for i, (_, channels, *_) in enumerate(LAYERS.values())
     }
     torch.save(features, tmp_path / "features.pt")
     torch.save(features | {"classifier.1.weight": torch.zeros(2, 2)}, tmp_path / "whole_alexnet.pth")
@@ -99,9 +99,9 @@ def test_gradients_stay_finite_where_every_feature_is_zero(tiny):
 
 
 def test_a_missing_file_says_where_it_comes_from(files):
-    with pytest.raises(PspError, match="alexnet-owt-7be5be79.pth"):
+    with pytest.raises(PspError, match=r"alexnet-owt-7be5be79\.pth"):
         LpipsAlex.load(features=files / "absent.pth", heads=files / "heads.pth")
-    with pytest.raises(PspError, match="lpips/weights/v0.1/alex.pth"):
+    with pytest.raises(PspError, match=r"lpips/weights/v0\.1/alex\.pth"):
         LpipsAlex.load(features=files / "features.pt", heads=files / "absent.pth")
 
 

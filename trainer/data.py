@@ -155,7 +155,8 @@ class SketchPairs:
 def vary(drawing: Pixels, rng: np.random.Generator) -> Pixels:
     """Move, pale and partly rub out a drawing [h, w]: no two people hand in the same scan."""
     height, width = drawing.shape
-    turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.normal(0, 1.5), 1 + rng.normal(0, 0.015))
+    middle = (width / 2, height / 2)
+    turn = np.asarray(cv2.getRotationMatrix2D(middle, rng.normal(0, 1.5), 1 + rng.normal(0, 0.015)), float)
     turn[:, 2] += rng.normal(0, 0.01 * width, 2)
     moved = cv2.warpAffine(np.ascontiguousarray(drawing), turn, (width, height), borderValue=255)
     paled = 255 - (255 - moved.astype(np.float32)) * rng.uniform(0.6, 1.2)
@@ -163,7 +164,8 @@ def vary(drawing: Pixels, rng: np.random.Generator) -> Pixels:
         tall, wide = rng.integers(height // 16, height // 4), rng.integers(width // 16, width // 4)
         top, left = rng.integers(height - tall), rng.integers(width - wide)
         paled[top : top + tall, left : left + wide] = 255
-    return np.clip(paled, 0, 255).astype(np.uint8)
+    varied: Pixels = np.clip(paled, 0, 255).astype(np.uint8)
+    return varied
 
 
 def _as_batch(sources: Pixels, targets: Pixels) -> Batch:

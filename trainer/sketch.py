@@ -63,23 +63,20 @@ def draw(photo: NDArray[np.uint8], rng: np.random.Generator, *, pencil: Pencil |
     size = len(photo)
     unit = size / UNIT_SIZE
     # Removes skin and hair texture but no edges.
-    smoothed = cv2.bilateralFilter(photo, 5, 30, 3 * unit)
+    smoothed = np.asarray(cv2.bilateralFilter(photo, 5, 30, 3 * unit), np.uint8)
     strength = _line_strength(smoothed, pencil, unit)
     lines = _choose_lines(strength, pencil).astype(np.float32)
     if pencil.wobble:
         x, y = _grid(size)
         stray = pencil.wobble * unit
-        lines = cv2.remap(
-            lines,
-            x + stray * _smooth_noise(size, 9, rng),
-            y + stray * _smooth_noise(size, 9, rng),
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
+        x, y = (axis + stray * _smooth_noise(size, 9, rng) for axis in (x, y))
+        moved = cv2.remap(lines, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        lines = np.asarray(moved, np.float32)
     lines = np.clip((cv2.GaussianBlur(lines, (0, 0), pencil.width * unit) - pencil.thinness) / 0.3, 0, 1)
     if pencil.unevenness:
         lines *= np.clip(1 + pencil.unevenness * (_smooth_noise(size, 6, rng) - 0.4), 0.4, 1)
-    return (255.5 - 255 * pencil.darkness * lines).astype(np.uint8)
+    drawing: Gray = (255.5 - 255 * pencil.darkness * lines).astype(np.uint8)
+    return drawing
 
 
 def _line_strength(smoothed: NDArray[np.uint8], pencil: Pencil, unit: float) -> Field:
@@ -88,7 +85,7 @@ def _line_strength(smoothed: NDArray[np.uint8], pencil: Pencil, unit: float) -> 
     inner = cv2.GaussianBlur(light, (0, 0), pencil.detail * unit)
     outer = cv2.GaussianBlur(inner, (0, 0), pencil.detail * unit * (pencil.reach**2 - 1) ** 0.5)
     dodge = 1 - inner / outer  # [H, W, 3], positive where darker than the surroundings
-    red, green, blue = cv2.split(dodge)
+    red, green, blue = (np.ascontiguousarray(dodge[..., channel]) for channel in range(3))
     luminance = 0.3 * red + 0.5 * green + 0.2 * blue
     # The strongest channel sees a face before a background of the same brightness.
     strength = np.maximum(np.maximum(luminance, 0), 0.7 * np.maximum(np.maximum(red, green), blue))
@@ -96,7 +93,8 @@ def _line_strength(smoothed: NDArray[np.uint8], pencil: Pencil, unit: float) -> 
     # Relative to what is around, a faint eyelid counts as much as the edge of a black collar.
     quarter = cv2.resize(strength, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
     around = cv2.resize(cv2.GaussianBlur(quarter, (0, 0), 2 * unit), strength.shape[::-1])
-    return strength / (around + 0.5 * around.mean() + 0.01)
+    relative: Field = strength / (around + 0.5 * around.mean() + 0.01)
+    return relative
 
 
 def _choose_lines(strength: Field, pencil: Pencil) -> NDArray[np.bool_]:
@@ -109,7 +107,8 @@ def _choose_lines(strength: Field, pencil: Pencil) -> NDArray[np.bool_]:
     extents = stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]].max(axis=1)
     keep = sure & (extents >= pencil.shortest * len(strength))
     keep[0] = False  # label 0 is the paper
-    return keep[labels]
+    lines: NDArray[np.bool_] = keep[labels]
+    return lines
 
 
 @lru_cache(maxsize=4)
@@ -124,10 +123,11 @@ def _attention(size: int) -> Field:
     x, y = ((axis + 0.5) / size for axis in _grid(size))
     from_head = ((x - 0.5) / 0.44) ** 2 + ((y - 0.52) / 0.54) ** 2
     from_face = ((x - 0.5) / 0.24) ** 2 + ((y - 0.58) / 0.26) ** 2
-    return (1 + 0.8 * np.exp(-(from_face**2))) / (1 + 1.2 * np.clip(from_head - 0.7, 0, 1.5))
+    attention = (1 + 0.8 * np.exp(-(from_face**2))) / (1 + 1.2 * np.clip(from_head - 0.7, 0, 1.5))
+    return attention.astype(np.float32)
 
 
 def _smooth_noise(size: int, knots: int, rng: np.random.Generator) -> Field:
     """Return noise in [-1, 1] that changes slowly: `knots` random values a side, interpolated."""
     coarse = rng.uniform(-1, 1, (knots, knots)).astype(np.float32)
-    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC).astype(np.float32, copy=False)

@@ -24,15 +24,15 @@ HEADS_SOURCE = (
     "alex.pth of LPIPS v0.1 (https://github.com/richzhang/PerceptualSimilarity, lpips/weights/v0.1/alex.pth)"
 )
 
-# Index in torchvision's `features` -> its convolution. Max-pooling comes before POOLED_BEFORE.
+# Index in torchvision's `features` -> in channels, out channels, kernel size, stride, padding.
 LAYERS = {
-    0: dict(in_channels=3, out_channels=64, kernel_size=11, stride=4, padding=2),
-    3: dict(in_channels=64, out_channels=192, kernel_size=5, padding=2),
-    6: dict(in_channels=192, out_channels=384, kernel_size=3, padding=1),
-    8: dict(in_channels=384, out_channels=256, kernel_size=3, padding=1),
-    10: dict(in_channels=256, out_channels=256, kernel_size=3, padding=1),
+    0: (3, 64, 11, 4, 2),
+    3: (64, 192, 5, 1, 2),
+    6: (192, 384, 3, 1, 1),
+    8: (384, 256, 3, 1, 1),
+    10: (256, 256, 3, 1, 1),
 }
-POOLED_BEFORE = (3, 6)
+POOLED_BEFORE = (3, 6)  # 3x3 max-pooling, stride 2
 MIN_SIZE = 31  # pixels a side: below it the second pooling has nothing left
 
 
@@ -50,8 +50,8 @@ class LpipsAlex(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.convs = nn.ModuleDict({str(index): nn.Conv2d(**shape) for index, shape in LAYERS.items()})
-        self.heads = nn.ParameterList([torch.zeros(shape["out_channels"]) for shape in LAYERS.values()])
+        self.convs = nn.ModuleDict({str(index): nn.Conv2d(*shape) for index, shape in LAYERS.items()})
+        self.heads = nn.ParameterList([torch.zeros(channels) for _, channels, *_ in LAYERS.values()])
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1))
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1))
         self.requires_grad_(False)
@@ -65,8 +65,8 @@ class LpipsAlex(nn.Module):
         for index, conv in lpips.convs.items():
             for part in ("weight", "bias"):
                 _copy(getattr(conv, part), convs, f"features.{index}.{part}", features, FEATURES_SOURCE)
-        for index, head in enumerate(lpips.heads):
-            _copy(head.view(1, -1, 1, 1), lines, f"lin{index}.model.1.weight", heads, HEADS_SOURCE)
+        for number, head in enumerate(lpips.heads):
+            _copy(head.view(1, -1, 1, 1), lines, f"lin{number}.model.1.weight", heads, HEADS_SOURCE)
         return lpips.eval()
 
     def features(self, images: Tensor) -> list[Tensor]:
