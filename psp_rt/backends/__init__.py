@@ -1,0 +1,43 @@
+"""What runs the three graphs. A backend moves bytes and runs graphs; the graphs own the arithmetic.
+
+N is the batch, L the number of styles, D the style dimension. A backend may be called by one thread
+at a time; a clone shares the weights and may run beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..images import Pixels
+from ..style import Codes
+
+
+class Backend(Protocol):
+    """The three graphs on one device."""
+
+    @property
+    def name(self) -> str:
+        """Return "onnxruntime" or the like."""
+
+    @property
+    def device(self) -> str:
+        """Return "cpu" or "cuda:N"."""
+
+    @property
+    def description(self) -> str:
+        """Return what it runs on, for the log."""
+
+    def encode(self, images: Pixels) -> Codes:
+        """Return the codes [N, L, D] of images [N, height, width, channels]."""
+
+    def map(self, z: Codes) -> Codes:
+        """Return the styles w [N, D] of z [N, D]."""
+
+    def generate(self, codes: Codes, reference: Codes, weights: Codes) -> Pixels:
+        """Return RGB [N, height, width, 3] of codes and reference [N, L, D], mixed by weights [N, L]."""
+
+    def clone(self) -> Backend:
+        """Return a backend for another thread, on the same weights."""
+
+    def close(self) -> None:
+        """Let go of everything that no clone uses."""

@@ -1,0 +1,131 @@
+"""Which device a model runs on, and why.
+
+The NVIDIA driver is asked first, through its own library: without one, creating a session or a
+TensorRT runtime on a GPU fails late, in silence, or takes the process with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import DeviceError
+
+INSTALL_CPU = "pip install 'psp_rt[cpu]'"
+INSTALL_CUDA = "pip uninstall -y onnxruntime && pip install --force-reinstall 'psp_rt[cuda]'"
+CUDA_PROVIDER = "CUDAExecutionProvider"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Driver:
+    """What NVIDIA's driver says: its GPUs, or the problem that hides them."""
+
+    gpus: tuple[str, ...] = ()
+    cuda_version: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The device to use, "cpu" or "cuda:N", and the reason."""
+
+    device: str
+    reason: str
+
+
+def probe_driver() -> Driver:
+    """Ask NVIDIA's driver which GPUs there are; never raises."""
+    try:
+        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return Driver(problem="no NVIDIA driver found")
+    status = cuda.cuInit(0)
+    count, version = ctypes.c_int(0), ctypes.c_int(0)
+    if status == 0:
+        status = cuda.cuDeviceGetCount(ctypes.byref(count))
+    if status != 0:
+        return Driver(problem=f"the NVIDIA driver reports error {status}; see nvidia-smi")
+    if count.value == 0:
+        return Driver(problem="the NVIDIA driver finds no GPU")
+    cuda.cuDriverGetVersion(ctypes.byref(version))
+    major, minor = version.value // 1000, version.value % 1000 // 10
+    return Driver(
+        gpus=tuple(_gpu_name(cuda, index) for index in range(count.value)), cuda_version=f"{major}.{minor}"
+    )
+
+
+def _gpu_name(cuda: ctypes.CDLL, index: int) -> str:
+    handle, name = ctypes.c_int(0), ctypes.create_string_buffer(128)
+    if cuda.cuDeviceGet(ctypes.byref(handle), index) or cuda.cuDeviceGetName(name, len(name), handle):
+        return "unknown GPU"
+    return name.value.decode(errors="replace")
+
+
+def onnxruntime_providers() -> tuple[str, ...] | None:
+    """Return what ONNX Runtime can run on, or None where it is not installed."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return None
+    import onnxruntime
+
+    if not hasattr(onnxruntime, "get_available_providers"):  # what is left after removing one of two packages
+        return None
+    return tuple(onnxruntime.get_available_providers())
+
+
+def choose_device(asked: str, driver: Driver, providers: tuple[str, ...] | None) -> Choice:
+    """Return the device for what was asked: "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        DeviceError: It cannot be had; the message says how to get it.
+    """
+    match = re.fullmatch(r"auto|cpu|cuda(?::(\d{1,3}))?", asked) if isinstance(asked, str) else None
+    if match is None:
+        raise DeviceError(f"device is {asked!r}; expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    if providers is None:
+        raise DeviceError(
+            f"ONNX Runtime is not installed; install it with: {INSTALL_CPU} (or 'psp_rt[cuda]' for a GPU)"
+        )
+    if asked == "cpu":
+        return Choice(device="cpu", reason="asked for")
+    index = int(match.group(1) or 0)
+    obstacle = _cuda_obstacle(index, driver, providers)
+    if not obstacle:
+        return Choice(device=f"cuda:{index}", reason="asked for" if asked != "auto" else driver.gpus[index])
+    if asked == "auto":
+        return Choice(device="cpu", reason=obstacle)
+    raise DeviceError(f"device {asked!r} cannot be had: {obstacle}; use device='cpu' to run without it")
+
+
+def _cuda_obstacle(index: int, driver: Driver, providers: tuple[str, ...]) -> str:
+    if driver.problem:
+        return driver.problem
+    if index >= len(driver.gpus):
+        return f"there are {len(driver.gpus)} GPUs, cuda:0 to cuda:{len(driver.gpus) - 1}"
+    if CUDA_PROVIDER not in providers:
+        return (
+            "the installed onnxruntime has no CUDA provider, often because onnxruntime and "
+            f"onnxruntime-gpu are both installed; mend it with: {INSTALL_CUDA}"
+        )
+    return ""
+
+
+def default_threads() -> int:
+    """Return the number of physical cores that this process may use; 0 where that is unknown.
+
+    Two threads on one core share its arithmetic units: measured, they make convolutions slower.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return 0  # ONNX Runtime then counts the physical cores itself
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            cores.add(siblings.read_text())
+        except OSError:
+            cores.add(str(cpu))
+    return len(cores)

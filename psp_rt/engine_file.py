@@ -1,0 +1,248 @@
+"""An engine: one file holding everything needed to run a model.
+
+It is an ordinary zip whose members are stored, not compressed, so any of them can be taken out
+with ``unzip`` and handed to other tools (``trtexec --onnx=generator.onnx``, Netron):
+
+    manifest.json                        what the model is, its parity, and the hash of every member
+    encoder.onnx    encoder.weights      image -> codes; absent in a generator-only engine
+    mapping.onnx    mapping.weights      z -> w
+    generator.onnx  generator.weights    codes -> image
+
+X.onnx keeps its large tensors as ONNX external data in X.weights, which may be absent. Member data
+begin at multiples of 64 bytes, so that the weights can be mapped into memory where they lie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import secrets
+import shutil
+import stat
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from .errors import FormatError, OutputError
+from .manifest import Manifest, Member
+from .zip_layout import Span, read_layout
+
+MANIFEST = "manifest.json"
+MAX_MANIFEST = 1 << 20  # bytes
+ALIGNMENT = 64  # bytes
+_PADDING = 0xD935  # the id that Android's zipalign gives to the extra field that pads
+_CHUNK = 1 << 20
+
+
+class EngineFile:
+    """An open engine file: its layout and manifest are checked, its members are mapped, not read.
+
+    The hash of a member is checked when :meth:`view` first hands it out, so that opening a file
+    does not read gigabytes that nobody asked for; :meth:`verify` checks them all.
+    """
+
+    def __init__(self, path: Path, data: mmap, identity: tuple[int, ...]) -> None:
+        self.path = path
+        self._data = data
+        self._identity = identity
+        self._verified: set[str] = set()
+        self._spans = read_layout(data)
+        self.manifest = _read_manifest(data, self._spans)
+        _check_members(self.manifest, self._spans)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> EngineFile:
+        """Open an engine file.
+
+        Raises:
+            FormatError: The file cannot be read, or is not a whole and harmless engine.
+        """
+        path = Path(path)
+        with _opened(path) as file:
+            data = mmap(file.fileno(), 0, access=ACCESS_READ)
+            identity = _identity(os.fstat(file.fileno()))
+        try:
+            return cls(path, data, identity)
+        except FormatError as error:
+            data.close()
+            raise FormatError(f"{path} is not a usable engine: {error}") from None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the members, the manifest among them."""
+        return tuple(self._spans)
+
+    def span(self, name: str) -> Span:
+        """Return where a member lies in the file, its hash checked."""
+        if name not in self._spans:
+            raise FormatError(f"{self.path} has no {name}; it has {', '.join(self._spans)}")
+        if name not in self._verified and name != MANIFEST:
+            self._check_hash(name)
+            self._verified.add(name)
+        return self._spans[name]
+
+    def view(self, name: str) -> memoryview:
+        """Return a member's bytes as they lie in the mapped file; release it before closing."""
+        span = self.span(name)
+        return memoryview(self._data)[span.offset : span.offset + span.size]
+
+    def verify(self) -> None:
+        """Check the hash of every member."""
+        for name in self._spans:
+            self.span(name)
+
+    def check_unchanged(self) -> None:
+        """Refuse to go on if another file has taken this one's place since it was opened."""
+        try:
+            identity = _identity(os.stat(self.path))
+        except OSError:
+            identity = ()
+        if identity != self._identity:
+            raise FormatError(f"{self.path} was replaced while it was being loaded; open it again")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._data.close()
+
+    def __enter__(self) -> EngineFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_hash(self, name: str) -> None:
+        span, digest = self._spans[name], hashlib.sha256()
+        with memoryview(self._data)[span.offset : span.offset + span.size] as data:
+            digest.update(data)
+        if digest.hexdigest() != self.manifest.members[name].sha256:
+            raise FormatError(
+                f"{self.path}: {name} does not have the hash that the manifest gives; copy or download it again"
+            )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+            raise FormatError(f"{path} is not a file; expected NAME.engine")
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise FormatError(f"{path} is empty; copy or download it again")
+            yield file
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise FormatError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _read_manifest(data: mmap, spans: Mapping[str, Span]) -> Manifest:
+    if MANIFEST not in spans:
+        raise FormatError(f"it has no {MANIFEST}")
+    span = spans[MANIFEST]
+    if span.size > MAX_MANIFEST:
+        raise FormatError(f"its {MANIFEST} has {span.size} bytes; expected at most {MAX_MANIFEST}")
+    return Manifest.from_json(data[span.offset : span.offset + span.size])
+
+
+def _check_members(manifest: Manifest, spans: Mapping[str, Span]) -> None:
+    listed, present = set(manifest.members), set(spans) - {MANIFEST}
+    if listed != present:
+        odd = sorted(listed ^ present)[0]
+        raise FormatError(
+            f"{odd!r} is "
+            + ("listed in the manifest but missing" if odd in listed else "not listed in the manifest")
+        )
+    for name in sorted(listed):
+        if manifest.members[name].size != spans[name].size:
+            raise FormatError(
+                f"{name!r} has {spans[name].size} bytes; the manifest says {manifest.members[name].size}"
+            )
+    needed = ["generator.onnx", "mapping.onnx"] + ["encoder.onnx"] * (manifest.input is not None)
+    for name in needed:
+        if name not in present:
+            raise FormatError(f"it has no {name!r}")
+
+
+def write_engine(
+    path: str | os.PathLike[str], manifest: Manifest, members: Mapping[str, bytes | Path]
+) -> Manifest:
+    """Write an engine file and return its manifest with the members' hashes filled in.
+
+    The file appears under its name when it is complete and on the disk; until then it grows
+    under a temporary name beside it, and an error leaves neither behind.
+
+    Raises:
+        OutputError: The file cannot be written, for example because the disk is full.
+    """
+    path = Path(path)
+    with _beside(path) as temporary:
+        manifest = replace(manifest, members={name: _describe(content) for name, content in members.items()})
+        with open(temporary, "wb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+                _add(archive, MANIFEST, manifest.to_json().encode())
+                for name, content in members.items():
+                    _add(archive, name, content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    return manifest
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Refuse an output that cannot be written, before any work is done for it."""
+    with _beside(Path(path)):
+        pass
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Make an empty file beside ``path``, and remove it afterwards if it still has its own name."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder; give the name of a file")
+        temporary.touch(exist_ok=False)
+        yield temporary
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _describe(content: bytes | Path) -> Member:
+    digest, size = hashlib.sha256(), 0
+    with _reading(content) as source:
+        while chunk := source.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return Member(sha256=digest.hexdigest(), size=size)
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes | Path) -> None:
+    """Append a member whose data begin at a multiple of 64 bytes."""
+    info = zipfile.ZipInfo(name)
+    info.external_attr = (stat.S_IFREG | 0o644) << 16
+    info.file_size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    zip64 = info.file_size * 1.05 > zipfile.ZIP64_LIMIT  # the rule of ZipFile.open
+    header_size = 30 + len(name) + (20 if zip64 else 0) + 4  # the last: the head of the padding itself
+    assert archive.fp is not None
+    data_at = archive.fp.tell() + header_size
+    padding = -data_at % ALIGNMENT
+    info.extra = struct.pack("<HH", _PADDING, padding) + bytes(padding)
+    with _reading(content) as source, archive.open(info, "w", force_zip64=zip64) as member:
+        shutil.copyfileobj(source, member, _CHUNK)
+
+
+def _reading(content: bytes | Path) -> IO[bytes]:
+    return io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb")

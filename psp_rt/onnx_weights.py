@@ -1,0 +1,191 @@
+"""Point a graph at its weights inside the engine file, and refuse graphs that reach elsewhere.
+
+ONNX Runtime follows an external tensor's location wherever it leads, even to an address in memory,
+and copies weights handed over as buffers (measured: three times their size in memory). Given the
+engine file's own name and offset, it maps them from the file instead, without a copy. So the few
+fields in question are rewritten in the protobuf message itself, without the onnx package:
+
+    ModelProto.graph (7) .initializer (5) .external_data (13) {key (1), value (2)}
+
+What an engine never needs is refused: local functions, subgraphs (loops that never end), sparse
+tensors, custom operators, external data anywhere but in a graph's initializers.
+Field numbers: onnx.proto of ONNX 1.23; wire format: protobuf.dev/programming-guides/encoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from .errors import FormatError
+from .zip_layout import Span
+
+MAX_GRAPH = 2**31 - 1  # bytes, protobuf's own limit
+MAX_FIELDS = 1_000_000  # the largest of our graphs has some 20,000
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_DOMAINS = (b"", b"ai.onnx")
+
+_Rewrite = Callable[[memoryview], bytes]
+
+
+class WeightsPointer:
+    """Rewrites one graph so that its weights are found in the engine file."""
+
+    def __init__(self, graph_name: str, *, file_name: str, weights_name: str, weights: Span | None) -> None:
+        self._graph_name = graph_name
+        self._file_name = file_name
+        self._weights_name = weights_name
+        self._weights = weights
+        self._fields_left = MAX_FIELDS
+
+    def rewrite(self, model: memoryview) -> bytes:
+        """Return the model with its external data pointing into the engine file.
+
+        Raises:
+            FormatError: It is no ONNX model, or it refers to anything but its own weights.
+        """
+        if len(model) > MAX_GRAPH:
+            raise self._refusal(f"has {len(model)} bytes; expected less than 2 GiB")
+        refuse_training = self._refuse("holds training information")
+        refuse_functions = self._refuse("holds local functions; export it with them inlined")
+        return self._message(model, {7: self._graph, 20: refuse_training, 25: refuse_functions})
+
+    def _graph(self, graph: memoryview) -> bytes:
+        refuse_sparse = self._refuse("holds sparse tensors")
+        return self._message(graph, {1: self._node, 5: self._initializer, 15: refuse_sparse})
+
+    def _node(self, node: memoryview) -> bytes:
+        return self._message(node, {5: self._attribute, 7: self._domain})
+
+    def _domain(self, domain: memoryview) -> bytes:
+        if bytes(domain) not in _DOMAINS:
+            raise self._refusal(f"uses operators of {bytes(domain)[:60]!r}; expected standard ONNX only")
+        return bytes(domain)
+
+    def _attribute(self, attribute: memoryview) -> bytes:
+        subgraph = self._refuse("holds a subgraph (If, Loop or Scan)")
+        sparse = self._refuse("holds sparse tensors")
+        return self._message(
+            attribute, {5: self._inline, 10: self._inline, 6: subgraph, 11: subgraph, 22: sparse, 23: sparse}
+        )
+
+    def _inline(self, tensor: memoryview) -> bytes:
+        return self._message(tensor, {13: self._refuse("has external data outside its initializers")})
+
+    def _initializer(self, tensor: memoryview) -> bytes:
+        entries: dict[bytes, bytes] = {}
+
+        def take(entry: memoryview) -> bytes:
+            key, value = self._entry(entry)
+            if key in entries:
+                raise self._refusal(f"gives {key[:60]!r} twice for one tensor")
+            entries[key] = value
+            return b""
+
+        kept = self._message(tensor, {13: take}, drop=13)
+        if not entries:
+            return kept
+        return kept + b"".join(_field(13, _entry(key, value)) for key, value in self._place(entries).items())
+
+    def _place(self, entries: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        """Return where a tensor lies in the engine file."""
+        location = entries.get(b"location", b"").decode("utf-8", "replace")
+        if self._weights is None or location != self._weights_name:
+            raise self._refusal(
+                f"refers to the file {location[:200]!r}; expected its own {self._weights_name!r}"
+            )
+        offset = self._number(entries, b"offset", default=b"0")
+        length = self._number(entries, b"length", default=None)
+        if offset + length > self._weights.size:
+            raise self._refusal(
+                f"wants bytes {offset} to {offset + length} of {self._weights_name}, which has {self._weights.size}"
+            )
+        place = str(self._weights.offset + offset).encode()
+        return {b"location": self._file_name.encode(), b"offset": place, b"length": str(length).encode()}
+
+    def _number(self, entries: dict[bytes, bytes], key: bytes, *, default: bytes | None) -> int:
+        text = entries.get(key, default)
+        if text is None or not text.isdigit() or len(text) > 18:
+            raise self._refusal(f"has an external tensor whose {key.decode()} is {text and text[:60]!r}")
+        return int(text)
+
+    def _entry(self, entry: memoryview) -> tuple[bytes, bytes]:
+        parts = {1: b"", 2: b""}
+        for number, _, payload in self._fields(entry):
+            if number in parts and payload is not None:
+                parts[number] = bytes(payload)
+        return parts[1], parts[2]
+
+    def _message(self, message: memoryview, rewrites: dict[int, _Rewrite], *, drop: int = 0) -> bytes:
+        """Return a message with some of its fields rewritten; field ``drop`` is read and left out."""
+        parts: list[bytes | memoryview] = []
+        for number, raw, payload in self._fields(message):
+            rewrite = rewrites.get(number)
+            if rewrite is None or payload is None:
+                parts.append(raw)
+            elif number == drop:
+                rewrite(payload)
+            else:
+                parts.append(_field(number, rewrite(payload)))
+        return b"".join(parts)
+
+    def _fields(self, message: memoryview) -> Iterator[tuple[int, memoryview, memoryview | None]]:
+        """Yield each field's number, its bytes, and its payload where it has a length."""
+        at = 0
+        while at < len(message):
+            self._fields_left -= 1
+            if self._fields_left < 0:
+                raise self._refusal(f"has more than {MAX_FIELDS} fields")
+            start = at
+            tag, at = self._varint(message, at)
+            number, wire, payload = tag >> 3, tag & 7, None
+            if wire == _BYTES:
+                length, at = self._varint(message, at)
+                payload = message[at : at + length]
+                at += length
+            elif wire == _VARINT:
+                _, at = self._varint(message, at)
+            elif wire in (_FIXED64, _FIXED32):
+                at += 8 if wire == _FIXED64 else 4
+            else:
+                raise self._refusal("is no ONNX model")
+            if at > len(message) or not 8 <= tag < 2**32:
+                raise self._refusal("is no ONNX model, or was cut off")
+            yield number, message[start:at], payload
+
+    def _varint(self, message: memoryview, at: int) -> tuple[int, int]:
+        value = 0
+        for shift in range(0, 70, 7):
+            if at >= len(message):
+                break
+            byte = message[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value & (2**64 - 1), at
+        raise self._refusal("is no ONNX model, or was cut off")
+
+    def _refuse(self, what: str) -> _Rewrite:
+        def refuse(_: memoryview) -> bytes:
+            raise self._refusal(what)
+
+        return refuse
+
+    def _refusal(self, what: str) -> FormatError:
+        return FormatError(f"{self._graph_name} {what}")
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    return _encoded(number << 3 | _BYTES) + _encoded(len(payload)) + payload
+
+
+def _entry(key: bytes, value: bytes) -> bytes:
+    return _field(1, key) + _field(2, value)
+
+
+def _encoded(value: int) -> bytes:
+    parts = bytearray()
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)

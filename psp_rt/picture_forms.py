@@ -1,0 +1,102 @@
+"""The forms in which callers hand over pictures, and giving results back in the same form.
+
+    path, PIL image                     PIL image
+    uint8 [H, W], [H, W, 1], [H, W, 3]  uint8 [H', W', 3]
+    uint8 [N, H, W, 3], [N, H, W, 1]    uint8 [N, H', W', 3]
+    uint8 [N, H, W], one-channel models uint8 [N, H', W', 3]   (where W is neither 1 nor 3)
+    list or tuple of single pictures    list, each result in the form of its picture
+
+With several styles for each picture (K of them), an array gains an axis [..., K, H', W', 3], and
+any other result becomes a list of K. Array results have the channel order of array inputs.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .errors import InputError
+from .images import Pixels, check_array, flip_channels, to_input
+from .manifest import InputSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Pictures ready for the encoder, and the form in which they came."""
+
+    pixels: Pixels  # [N, height, width, channels]
+    container: str  # "one", "array" or "list"
+    arrays: tuple[bool, ...]  # for each picture: was it an array
+    color: str
+
+    def restore(self, results: Pixels, out: Pixels | None = None) -> Any:
+        """Return results, RGB [N, H, W, 3] or [N, K, H, W, 3], in the form of the input."""
+        if self.container == "array" or (self.container == "one" and self.arrays[0]):
+            return to_array(results if self.container == "array" else results[0], self.color, out)
+        if out is not None:
+            raise InputError(
+                "out= takes the results of NumPy arrays only; leave it out for paths, PIL images and lists"
+            )
+        restored = [
+            to_array(result, self.color) if is_array else to_pil(result)
+            for result, is_array in zip(results, self.arrays, strict=True)
+        ]
+        return restored[0] if self.container == "one" else restored
+
+
+def read_pictures(images: Any, spec: InputSpec, *, color: str) -> Pictures:
+    """Return one picture or a batch as the encoder takes it."""
+    container, items = _items(images, spec)
+    if not items:
+        raise InputError("the batch is empty; pass at least one picture")
+    pixels = np.stack([_item(item, index, container, spec, color) for index, item in enumerate(items)])
+    arrays = tuple(isinstance(item, np.ndarray) for item in items)
+    return Pictures(pixels=pixels, container=container, arrays=arrays, color=color)
+
+
+def to_array(rgb: Pixels, color: str, out: Pixels | None = None) -> Pixels:
+    """Return pictures [..., 3] in a channel order, in memory of the caller's own or in ``out``."""
+    ordered = flip_channels(rgb) if color == "bgr" else rgb
+    if out is None:
+        return np.array(ordered, order="C")
+    if not isinstance(out, np.ndarray) or out.dtype != np.uint8 or out.shape != rgb.shape:
+        found = f"{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise InputError(f"out must be a uint8 array {list(rgb.shape)}, got {found}")
+    if not out.flags.writeable:
+        raise InputError("out is read-only; pass an array that can be written")
+    np.copyto(out, ordered)
+    return out
+
+
+def to_pil(rgb: Pixels) -> Image.Image | list[Image.Image]:
+    """Return one picture [H, W, 3], or a list for several [K, H, W, 3]."""
+    return Image.fromarray(rgb) if rgb.ndim == 3 else [Image.fromarray(one) for one in rgb]
+
+
+def _items(images: Any, spec: InputSpec) -> tuple[str, list[Any]]:
+    if isinstance(images, (list, tuple)):
+        return "list", list(images)
+    if isinstance(images, (str, os.PathLike, Image.Image)):
+        return "one", [images]
+    array = check_array(images)
+    if array.ndim == 4 or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4) and spec.kind != "rgb"):
+        return "array", list(array)
+    if array.ndim == 3 and array.shape[-1] not in (1, 3, 4):
+        raise InputError(
+            f"a picture must be [H, W], [H, W, 1] or [H, W, 3], got {list(array.shape)}; "
+            "pass grey pictures for an RGB model as a list"
+        )
+    return "one", [array]
+
+
+def _item(item: Any, index: int, container: str, spec: InputSpec, color: str) -> Pixels:
+    if container == "one":
+        return to_input(item, spec, color=color)
+    try:
+        return to_input(item, spec, color=color)
+    except InputError as error:
+        raise InputError(f"picture {index} of the batch: {error}") from None

@@ -1,0 +1,236 @@
+"""Run an engine file: pictures in, pictures out."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .backends import Backend
+from .device import choose_device, onnxruntime_providers, probe_driver
+from .engine_file import EngineFile
+from .errors import InputError, PspError
+from .images import COLORS, Pixels
+from .manifest import InputSpec, Manifest
+from .picture_forms import read_pictures, to_array
+from .streaming import in_order
+from .style import Codes, StyleMix, check_codes, check_seed
+
+log = logging.getLogger("psp_rt")
+
+
+class Translator:
+    """A model ready to run.
+
+    Example:
+        >>> face = Translator("sketch.engine").run("drawing.png")
+        >>> face.size
+        (64, 64)
+
+    Calls from several threads take turns; :meth:`clone` gives a translator that runs beside this one.
+    Every result belongs to the caller. N is the batch, K the number of styles, L ``num_styles`` and
+    D ``style_dim`` of the manifest.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        color: str = "bgr",
+        threads: int | None = None,
+        max_batch: int = 4,
+    ) -> None:
+        """Load an engine.
+
+        Args:
+            path: The engine file.
+            device: "auto" takes the best that there is; "cpu", "cuda" and "cuda:N" that one or an error.
+            color: The channel order of NumPy arrays, in and out: "bgr", as OpenCV has it, or "rgb".
+            threads: On the CPU; by default one for each physical core.
+            max_batch: A larger batch goes through the graphs in parts of this size, which bounds the
+                memory: the generator's activations are its bulk, and grow with the batch.
+
+        Raises:
+            FormatError: The file is not a usable engine.
+            DeviceError: The device cannot be had.
+        """
+        _check_settings(color, threads, max_batch)
+        self._color, self._max_batch = color, max_batch
+        self._turn = threading.Lock()
+        choice = choose_device(device, probe_driver(), onnxruntime_providers())
+        from .backends.onnx_runtime import OnnxRuntimeBackend
+
+        with EngineFile.open(path) as engine:
+            self.manifest: Manifest = engine.manifest
+            self._backend: Backend | None = OnnxRuntimeBackend.open(engine, choice, threads=threads)
+        self.device: str = self._backend.device
+        self.backend: str = self._backend.name
+        log.info("%s runs on %s (%s): %s", path, self.device, self._backend.description, choice.reason)
+
+    def run(self, images: Any, *, style: StyleMix | None = None, out: Pixels | None = None) -> Any:
+        """Translate one picture or a batch.
+
+        Args:
+            images: A path, a PIL image, uint8 [H, W, 3], [H, W] or [N, H, W, 3], or a list of such.
+            style: Mixes other styles in. With K references each picture gives K results; it is
+                encoded once, the seeds are mapped once, and all results are generated as one batch.
+            out: An array for the results, where the input is an array.
+
+        Returns:
+            The results in the form of the input: see :mod:`psp_rt.picture_forms`.
+
+        Raises:
+            InputError: A picture cannot be read, or is not what the model takes.
+        """
+        pictures = read_pictures(images, self._input_spec("run"), color=self._color)
+        with self._taking_turns() as backend:
+            codes = self._in_parts(backend.encode, pictures.pixels)
+            results = self._mix_and_generate(backend, codes, style)
+        return pictures.restore(results, out)
+
+    def encode(self, images: Any) -> Codes:
+        """Return the codes of one picture [L, D], or of a batch or list [N, L, D]."""
+        pictures = read_pictures(images, self._input_spec("encode"), color=self._color)
+        with self._taking_turns() as backend:
+            codes = self._in_parts(backend.encode, pictures.pixels)
+        return codes[0] if pictures.container == "one" else codes
+
+    def generate(
+        self, codes: npt.ArrayLike, style: StyleMix | None = None, *, out: Pixels | None = None
+    ) -> Pixels:
+        """Return the pictures of codes as an array.
+
+        Args:
+            codes: [L, D] or [N, L, D].
+            style: As for :meth:`run`.
+            out: An array for the results.
+
+        Returns:
+            uint8 [H, W, 3] or [N, H, W, 3]; with K styles [K, H, W, 3] or [N, K, H, W, 3].
+        """
+        rows = (self.manifest.num_styles, self.manifest.style_dim)
+        given = check_codes(codes, "the code")
+        if given.ndim < 2 or given.shape[-2:] != rows:
+            raise InputError(
+                f"codes must be {list(rows)} or [N, {rows[0]}, {rows[1]}], got {list(given.shape)}"
+            )
+        with self._taking_turns() as backend:
+            results = self._mix_and_generate(backend, given.reshape(-1, *rows), style)
+        return to_array(results[0] if given.ndim == 2 else results, self._color, out)
+
+    def sample(self, seed: int) -> Codes:
+        """Return the code [L, D] of a random style; the same seed always gives the same."""
+        with self._taking_turns() as backend:
+            style = self._map_seeds(backend, [check_seed(seed)])
+        return np.repeat(style, self.manifest.num_styles, axis=0)
+
+    def stream(
+        self, frames: Iterable[Any], *, in_flight: int = 2, style: StyleMix | None = None
+    ) -> Iterator[Any]:
+        """Yield the result of each frame, in order.
+
+        Args:
+            frames: Pictures or batches, for example from a camera; taken as they are needed.
+            in_flight: Frames at work at once. 1 adds no delay: right for a camera. 2 reads the next
+                frame during the work on this one: right for a file. More only adds delay.
+            style: As for :meth:`run`; its seeds are mapped once for the whole stream.
+
+        A frame's error is raised in its place, after the results before it.
+        """
+        self._input_spec("stream")
+        if not isinstance(in_flight, int) or in_flight < 1:
+            raise InputError(f"in_flight is {in_flight!r}; expected 1 or more")
+        settled = None if style is None else self._settled(style)
+        return in_order(lambda frame: self.run(frame, style=settled), frames, in_flight=in_flight)
+
+    def clone(self) -> Translator:
+        """Return a translator for another thread, which shares the weights; closing either leaves the other."""
+        with self._taking_turns() as backend:
+            other = copy.copy(self)
+            other._turn = threading.Lock()
+            other._backend = backend.clone()
+        return other
+
+    def close(self) -> None:
+        """Let go of the model's memory, after a call at work has ended. Closing twice is allowed."""
+        with self._turn:
+            if self._backend is not None:
+                self._backend.close()
+            self._backend = None
+
+    def __enter__(self) -> Translator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _taking_turns(self) -> Iterator[Backend]:
+        with self._turn:
+            if self._backend is None:
+                raise PspError("this translator is closed; open the engine again")
+            yield self._backend
+
+    def _input_spec(self, call: str) -> InputSpec:
+        if self.manifest.input is None:
+            raise InputError(
+                f"{call}() needs an encoder, and this engine has none; sample() and generate() still work"
+            )
+        return self.manifest.input
+
+    def _map_seeds(self, backend: Backend, seeds: Sequence[int]) -> Codes:
+        size = self.manifest.style_dim
+        return backend.map(
+            np.stack([np.random.default_rng(seed).standard_normal(size, dtype=np.float32) for seed in seeds])
+        )
+
+    def _references(self, backend: Backend, style: StyleMix) -> Codes:
+        rows = (self.manifest.num_styles, self.manifest.style_dim)
+        return style.references(*rows, lambda seeds: self._map_seeds(backend, seeds))
+
+    def _settled(self, style: StyleMix) -> StyleMix:
+        """Return a style whose seeds are mapped already."""
+        with self._taking_turns() as backend:
+            return style.with_references(self._references(backend, style))
+
+    def _mix_and_generate(self, backend: Backend, codes: Codes, style: StyleMix | None) -> Pixels:
+        """Return pictures [N, H, W, 3], or [N, K, H, W, 3] for several styles, of codes [N, L, D]."""
+        count, num_styles, _ = codes.shape
+        if style is None:
+            return self._in_parts(backend.generate, codes, codes, np.zeros((count, num_styles), np.float32))
+        references = self._references(backend, style)
+        styles = len(references)
+        weights = np.broadcast_to(style.weights(num_styles), (count * styles, num_styles))
+        results = self._in_parts(
+            backend.generate, np.repeat(codes, styles, axis=0), np.tile(references, (count, 1, 1)), weights
+        )
+        return results.reshape(count, styles, *results.shape[1:]) if style.several else results
+
+    def _in_parts(self, graph: Any, *inputs: npt.NDArray[Any]) -> Any:
+        """Run a graph on a batch, in parts of at most ``max_batch``."""
+        starts = range(0, len(inputs[0]), self._max_batch)
+        parts = [
+            graph(*(np.ascontiguousarray(part[at : at + self._max_batch]) for part in inputs))
+            for at in starts
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _check_settings(color: str, threads: int | None, max_batch: int) -> None:
+    if color not in COLORS:
+        raise InputError(f"color is {color!r}; expected 'bgr' (OpenCV) or 'rgb'")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise InputError(f"threads is {threads!r}; expected 1 or more, or None for one on each physical core")
+    if not isinstance(max_batch, int) or max_batch < 1:
+        raise InputError(f"max_batch is {max_batch!r}; expected 1 or more")

@@ -1,0 +1,51 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from psp_rt import Translator
+from tests import tiny_engine
+
+
+@pytest.fixture(scope="session")
+def engine_paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str | None, Path]:
+    """Tiny engines for each kind of input; None is generator-only."""
+    folder = tmp_path_factory.mktemp("engines")
+    return {
+        kind: tiny_engine.build(folder / f"{kind}.engine", kind) for kind in ("rgb", "gray", "labels", None)
+    }
+
+
+@pytest.fixture(scope="session")
+def open_translator(engine_paths: dict[str | None, Path]) -> Iterator[Callable[..., Translator]]:
+    """Open a tiny engine once for each kind and settings."""
+    opened: dict[tuple, Translator] = {}
+
+    def open_once(kind: str | None = "rgb", **settings: object) -> Translator:
+        key = (kind, *sorted(settings.items()))
+        if key not in opened:
+            opened[key] = Translator(engine_paths[kind], device="cpu", threads=1, **settings)
+        return opened[key]
+
+    yield open_once
+    for translator in opened.values():
+        translator.close()
+
+
+@pytest.fixture(scope="session")
+def translator(open_translator: Callable[..., Translator]) -> Translator:
+    """A translator for RGB pictures, arrays in RGB order."""
+    return open_translator("rgb", color="rgb")
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    """A picture of the size that the tiny RGB encoder takes."""
+    return np.random.default_rng(0).integers(
+        0, 256, (tiny_engine.HEIGHT, tiny_engine.WIDTH, 3), dtype=np.uint8
+    )
