@@ -125,7 +125,7 @@ class EngineFile:
             digest.update(data)
         if digest.hexdigest() != self.manifest.members[name].sha256:
             raise FormatError(
-                f"{self.path}: {name} does not have the hash that the manifest gives; copy or download it again"
+                f"{self.path}: {name} has not the hash that the manifest gives; copy or download it again"
             )
 
 

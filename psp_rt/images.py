@@ -112,7 +112,8 @@ def _check_size(width: int, height: int, what: str) -> None:
         raise InputError(f"{what} is {width} x {height} pixels; expected at least 1 x 1")
     if width * height > MAX_PIXELS:
         raise InputError(
-            f"{what} is {width} x {height} pixels; expected at most {MAX_PIXELS} in all; make it smaller first"
+            f"{what} is {width} x {height} pixels; expected at most {MAX_PIXELS} in all; "
+            "make it smaller first"
         )
 
 
@@ -131,10 +132,11 @@ def _from_pil(image: Image.Image, spec: InputSpec) -> Pixels:
         return _ids_from_pil(image)
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return np.asarray(_over_white(image).convert("RGB" if spec.kind == "rgb" else "L"))
+    return np.asarray(over_white(image).convert("RGB" if spec.kind == "rgb" else "L"))
 
 
-def _over_white(image: Image.Image) -> Image.Image:
+def over_white(image: Image.Image) -> Image.Image:
+    """Return a picture without transparency: what is transparent becomes white."""
     if not image.has_transparency_data:
         return image
     layer = image.convert("RGBA")
@@ -144,7 +146,8 @@ def _over_white(image: Image.Image) -> Image.Image:
 def _ids_from_pil(image: Image.Image) -> Pixels:
     if image.mode not in ("P", "L", "1") and not image.mode.startswith("I;16"):
         raise InputError(
-            f"a label map has one channel, this picture has mode {image.mode}; save the ids as a grey or palette PNG"
+            f"a label map has one channel, this picture has mode {image.mode}; "
+            "save the ids as a grey or palette PNG"
         )
     ids = np.asarray(image)
     if ids.dtype == np.uint16 and ids.max() > 255:

@@ -97,7 +97,8 @@ class WeightsPointer:
         length = self._number(entries, b"length", default=None)
         if offset + length > self._weights.size:
             raise self._refusal(
-                f"wants bytes {offset} to {offset + length} of {self._weights_name}, which has {self._weights.size}"
+                f"wants bytes {offset} to {offset + length} of {self._weights_name}, "
+                f"which has {self._weights.size}"
             )
         place = str(self._weights.offset + offset).encode()
         return {b"location": self._file_name.encode(), b"offset": place, b"length": str(length).encode()}

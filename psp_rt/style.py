@@ -125,14 +125,14 @@ def layer_rows(layers: str, num_styles: int) -> list[int]:
         >>> layer_rows("1-3,9", 18)
         [0, 1, 2, 8]
     """
-    rows = []
+    rows: list[int] = []
     for first, last in _ranges(layers):
-        last = num_styles if last is None else last
-        if max(first, last) > num_styles:
+        upto = num_styles if last is None else last
+        if max(first, upto) > num_styles:
             raise InputError(
                 f"layers {layers!r} go beyond this model's {num_styles} layers; expected 1-{num_styles}"
             )
-        rows += range(first - 1, last)
+        rows += range(first - 1, upto)
     return sorted(set(rows))
 
 

@@ -6,10 +6,10 @@ import copy
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ from .manifest import InputSpec, Manifest
 from .picture_forms import read_pictures, to_array
 from .streaming import in_order
 from .style import Codes, StyleMix, check_codes, check_seed
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 log = logging.getLogger("psp_rt")
 
@@ -93,8 +95,9 @@ class Translator:
         """
         pictures = read_pictures(images, self._input_spec("run"), color=self._color)
         with self._taking_turns() as backend:
+            style = self._settled(backend, style)
             codes = self._in_parts(backend.encode, pictures.pixels)
-            results = self._mix_and_generate(backend, codes, style)
+            results = self._generate(backend, codes, style)
         return pictures.restore(results, out)
 
     def encode(self, images: Any) -> Codes:
@@ -124,7 +127,7 @@ class Translator:
                 f"codes must be {list(rows)} or [N, {rows[0]}, {rows[1]}], got {list(given.shape)}"
             )
         with self._taking_turns() as backend:
-            results = self._mix_and_generate(backend, given.reshape(-1, *rows), style)
+            results = self._generate(backend, given.reshape(-1, *rows), self._settled(backend, style))
         return to_array(results[0] if given.ndim == 2 else results, self._color, out)
 
     def sample(self, seed: int) -> Codes:
@@ -149,11 +152,12 @@ class Translator:
         self._input_spec("stream")
         if not isinstance(in_flight, int) or in_flight < 1:
             raise InputError(f"in_flight is {in_flight!r}; expected 1 or more")
-        settled = None if style is None else self._settled(style)
+        with self._taking_turns() as backend:
+            settled = self._settled(backend, style)
         return in_order(lambda frame: self.run(frame, style=settled), frames, in_flight=in_flight)
 
     def clone(self) -> Translator:
-        """Return a translator for another thread, which shares the weights; closing either leaves the other."""
+        """Return a translator for another thread, on the same weights; closing one leaves the other."""
         with self._taking_turns() as backend:
             other = copy.copy(self)
             other._turn = threading.Lock()
@@ -190,34 +194,37 @@ class Translator:
         return self.manifest.input
 
     def _map_seeds(self, backend: Backend, seeds: Sequence[int]) -> Codes:
+        """Return the styles w [N, D] of seeds."""
         size = self.manifest.style_dim
-        return backend.map(
-            np.stack([np.random.default_rng(seed).standard_normal(size, dtype=np.float32) for seed in seeds])
-        )
+        z = [np.random.default_rng(seed).standard_normal(size, dtype=np.float32) for seed in seeds]
+        return backend.map(np.stack(z))
 
-    def _references(self, backend: Backend, style: StyleMix) -> Codes:
+    def _settled(self, backend: Backend, style: StyleMix | None) -> StyleMix | None:
+        """Return a style that fits this model, its seeds mapped."""
+        if style is None:
+            return None
+        style.weights(self.manifest.num_styles)  # layers beyond the model are refused before any work
         rows = (self.manifest.num_styles, self.manifest.style_dim)
-        return style.references(*rows, lambda seeds: self._map_seeds(backend, seeds))
+        return style.with_references(style.references(*rows, lambda seeds: self._map_seeds(backend, seeds)))
 
-    def _settled(self, style: StyleMix) -> StyleMix:
-        """Return a style whose seeds are mapped already."""
-        with self._taking_turns() as backend:
-            return style.with_references(self._references(backend, style))
-
-    def _mix_and_generate(self, backend: Backend, codes: Codes, style: StyleMix | None) -> Pixels:
+    def _generate(self, backend: Backend, codes: Codes, style: StyleMix | None) -> Pixels:
         """Return pictures [N, H, W, 3], or [N, K, H, W, 3] for several styles, of codes [N, L, D]."""
-        count, num_styles, _ = codes.shape
+        count, num_styles, style_dim = codes.shape
         if style is None:
             return self._in_parts(backend.generate, codes, codes, np.zeros((count, num_styles), np.float32))
-        references = self._references(backend, style)
+        references = style.references(num_styles, style_dim, lambda seeds: self._map_seeds(backend, seeds))
         styles = len(references)
-        weights = np.broadcast_to(style.weights(num_styles), (count * styles, num_styles))
         results = self._in_parts(
-            backend.generate, np.repeat(codes, styles, axis=0), np.tile(references, (count, 1, 1)), weights
+            backend.generate,
+            np.repeat(codes, styles, axis=0),
+            np.tile(references, (count, 1, 1)),
+            np.broadcast_to(style.weights(num_styles), (count * styles, num_styles)),
         )
         return results.reshape(count, styles, *results.shape[1:]) if style.several else results
 
-    def _in_parts(self, graph: Any, *inputs: npt.NDArray[Any]) -> Any:
+    def _in_parts(
+        self, graph: Callable[..., npt.NDArray[Scalar]], *inputs: npt.NDArray[Any]
+    ) -> npt.NDArray[Scalar]:
         """Run a graph on a batch, in parts of at most ``max_batch``."""
         starts = range(0, len(inputs[0]), self._max_batch)
         parts = [

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-
 from ..device import CUDA_PROVIDER, INSTALL_CUDA, Choice, default_threads
 from ..engine_file import EngineFile
 from ..errors import BackendError, DeviceError, FormatError
@@ -76,15 +75,19 @@ class OnnxRuntimeBackend:
 
     def encode(self, images: Pixels) -> Codes:
         """Return codes [N, L, D]."""
-        return self._run("encoder", {"image": images})
+        codes: Codes = self._run("encoder", {"image": images})
+        return codes
 
     def map(self, z: Codes) -> Codes:
         """Return styles w [N, D]."""
-        return self._run("mapping", {"z": z})
+        styles: Codes = self._run("mapping", {"z": z})
+        return styles
 
     def generate(self, codes: Codes, reference: Codes, weights: Codes) -> Pixels:
         """Return RGB [N, height, width, 3]."""
-        return self._run("generator", {"codes": codes, "reference": reference, "weights": weights})
+        feeds = {"codes": codes, "reference": reference, "weights": weights}
+        pictures: Pixels = self._run("generator", feeds)
+        return pictures
 
     def clone(self) -> OnnxRuntimeBackend:
         """Return a backend on the same sessions."""
@@ -145,8 +148,8 @@ def _session(engine: EngineFile, name: str, device: str, threads: int) -> onnxru
         raise FormatError(f"{engine.path}: {name}.onnx cannot be loaded: {error}") from error
     if device != "cpu" and CUDA_PROVIDER not in session.get_providers():
         raise DeviceError(
-            f"ONNX Runtime fell back from {device} to the CPU for the {name}, usually for want of CUDA or cuDNN "
-            f"libraries; mend it with: {INSTALL_CUDA}"
+            f"ONNX Runtime fell back from {device} to the CPU for the {name}, usually for want of CUDA "
+            f"or cuDNN libraries; mend it with: {INSTALL_CUDA}"
         )
     return session
 

@@ -1,0 +1,207 @@
+"""The ``psp-rt`` command."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from PIL import Image
+
+from . import __version__
+from .doctor import report
+from .engine_file import EngineFile
+from .errors import InputError, PspError
+from .images import load, over_white
+from .manifest import Manifest
+from .output_files import Job, plan, save
+from .style import StyleMix
+from .translator import Translator
+
+MAX_SEEDS = 1000
+MAX_NAMED = 20  # written files that are named one by one
+
+
+class Commands(click.Group):
+    """Shows our own errors as messages; anything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except PspError as error:
+            raise click.ClickException(str(error)) from error
+
+
+class SeveralSeeds(click.Command):
+    """Takes ``--seeds 1 2 3``, where click's options have one value."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Join the values that follow --seeds into one."""
+        joined: list[str] = []
+        for arg in args:
+            follows_seeds = len(joined) > 1 and joined[-2] == "--seeds"
+            if follows_seeds and re.fullmatch(r"\d[\d,-]*", arg) and re.fullmatch(r"\d[\d,-]*", joined[-1]):
+                joined[-1] += f",{arg}"
+            else:
+                joined.append(arg)
+        return super().parse_args(ctx, joined)
+
+
+def seed_list(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Return the seeds of "1,2,7-9"."""
+    if value is None:
+        return None
+    seeds: list[int] = []
+    for part in value.split(","):
+        match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first or last - first + len(seeds) >= MAX_SEEDS:
+            expected = f"expected at most {MAX_SEEDS} numbers, such as 1 2 3 or 1-3"
+            raise click.BadParameter(f"{value!r}; {expected}", ctx=ctx, param=param)
+        seeds += range(first, last + 1)
+    return tuple(dict.fromkeys(seeds))
+
+
+@click.group(cls=Commands)
+@click.version_option(__version__)
+def main() -> None:
+    """Run image-translation models from one engine file."""
+
+
+@main.command(cls=SeveralSeeds)
+@click.argument("engine", type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="INPUT...")
+@click.option("-o", "--output", required=True, metavar="FILE_OR_DIR", help="Where the results go.")
+@click.option("--style-from", type=click.Path(path_type=Path), metavar="IMAGE", help="Mix its style in.")
+@click.option("--seeds", callback=seed_list, metavar="N...", help="Mix random styles in: 1 2 3 gives three.")
+@click.option("--layers", metavar="LAYERS", help="Layers to mix, counted from 1: 8-18. Default: 8-")
+@click.option("--alpha", type=click.FloatRange(0, 1), help="How far to mix. Default: 1")
+@click.option("--couple", is_flag=True, help="Put the input beside each result.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--threads", type=click.IntRange(min=1), help="On the CPU. Default: one for each core.")
+def run(
+    *,
+    engine: Path,
+    inputs: tuple[Path, ...],
+    output: str,
+    style_from: Path | None,
+    seeds: tuple[int, ...] | None,
+    layers: str | None,
+    alpha: float | None,
+    couple: bool,
+    device: str,
+    threads: int | None,
+) -> None:
+    """Translate pictures, or folders of them, with ENGINE."""
+    _check_style_options(style_from, seeds, layers, alpha)
+    jobs = plan(inputs, output, seeds or ())
+    with Translator(engine, device=device, threads=threads) as translator:
+        style = _style(translator, style_from, seeds, layers or "8-", 1.0 if alpha is None else alpha)
+        failures = _run_all(translator, jobs, style, couple)
+    _tell_written([target for job in jobs if job.source not in failures for target in job.targets])
+    if failures:
+        click.echo(f"{len(failures)} of {len(jobs)} pictures failed:", err=True)
+        for reason in failures.values():
+            click.echo(f"  {reason}", err=True)
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("engine", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+def info(engine: Path, as_json: bool) -> None:
+    """Say what ENGINE holds, without loading it."""
+    with EngineFile.open(engine) as file:
+        manifest = file.manifest
+    click.echo(manifest.to_json().rstrip() if as_json else "\n".join(_described(manifest)))
+
+
+@main.command()
+@click.argument("engine", required=False, type=click.Path(path_type=Path))
+def doctor(engine: Path | None) -> None:
+    """Say what this machine has, and what would run here; with ENGINE, try it."""
+    for line in report(engine):
+        click.echo(line)
+
+
+def _check_style_options(
+    style_from: Path | None, seeds: tuple[int, ...] | None, layers: str | None, alpha: float | None
+) -> None:
+    if style_from is not None and seeds is not None:
+        raise click.UsageError("--style-from and --seeds are both given; choose one")
+    if style_from is None and seeds is None and (layers is not None or alpha is not None):
+        raise click.UsageError("--layers and --alpha need a style; add --style-from IMAGE or --seeds 1 2 3")
+
+
+def _style(
+    translator: Translator, style_from: Path | None, seeds: tuple[int, ...] | None, layers: str, alpha: float
+) -> StyleMix | None:
+    if style_from is not None:
+        return StyleMix(translator.encode(style_from), layers=layers, alpha=alpha)
+    return None if seeds is None else StyleMix.random(seeds, layers=layers, alpha=alpha)
+
+
+def _run_all(
+    translator: Translator, jobs: Sequence[Job], style: StyleMix | None, couple: bool
+) -> dict[Path, str]:
+    """Do all jobs, and return the sources that could not be read, each with its reason."""
+    failures = {}
+    bar_of = click.progressbar(jobs, label="translating", file=sys.stderr)
+    with bar_of if len(jobs) > 1 else contextlib.nullcontext(jobs) as bar:
+        for job in bar:
+            try:
+                source = load(job.source)
+                results = translator.run(source, style=style)
+            except InputError as error:
+                reason = str(error)
+                failures[job.source] = reason if str(job.source) in reason else f"{job.source}: {reason}"
+                continue
+            results = results if isinstance(results, list) else [results]
+            for result, target in zip(results, job.targets, strict=True):
+                save(_beside(source, result) if couple else result, target)
+    return failures
+
+
+def _beside(source: Image.Image, result: Image.Image) -> Image.Image:
+    """Return the input, scaled to the result's height, and the result on its right."""
+    shown = over_white(source).convert("RGB")
+    shown = shown.resize((max(1, round(shown.width * result.height / shown.height)), result.height))
+    both = Image.new("RGB", (shown.width + result.width, result.height))
+    both.paste(shown, (0, 0))
+    both.paste(result, (shown.width, 0))
+    return both
+
+
+def _tell_written(targets: Sequence[Path]) -> None:
+    if len(targets) > MAX_NAMED:
+        click.echo(f"wrote {len(targets)} pictures to {targets[0].parent}")
+        return
+    for target in targets:
+        click.echo(f"wrote {target}")
+
+
+def _described(manifest: Manifest) -> list[str]:
+    """Return the manifest as lines to read."""
+    spec, output = manifest.input, manifest.output
+    takes = "no pictures (generator only)"
+    if spec is not None:
+        kind = f"labels 0-{(spec.labels or 1) - 1}" if spec.kind == "labels" else spec.kind
+        takes = f"{kind}, {spec.height} x {spec.width} (height x width), others resized: {spec.resize}"
+    lines = {
+        "task": manifest.task,
+        "takes": takes,
+        "gives": f"rgb, {output.height} x {output.width}",
+        "styles": f"{manifest.num_styles} rows of {manifest.style_dim}",
+        "noise": manifest.noise,
+        "precision": f"{manifest.precision}, weights stored as {manifest.weights}",
+    }
+    lines |= manifest.provenance
+    lines |= {name: f"{value:g}" for name, value in manifest.parity.items()}
+    lines |= {name: f"{member['size'] / 1e6:.2f} MB" for name, member in asdict(manifest)["members"].items()}
+    return [f"{name:24} {value}" for name, value in lines.items()]
