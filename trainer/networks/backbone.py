@@ -18,6 +18,30 @@ class SqueezeExcite(nn.Module):
         return x * self.fc2(F.relu(self.fc1(gate))).sigmoid()
 
 
+class PReLU(nn.PReLU):
+    """PReLU with one slope a channel.
+
+    While training on a CPU in bfloat16, the native backward pass alone took a quarter of the
+    encoder's time; two ReLUs give the same numbers in half of it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and x.device.type == "cpu"):
+            return super().forward(x)
+        return F.relu(x) - self.weight[:, None, None].to(x.dtype) * F.relu(-x)
+
+
+class Subsample(nn.Module):
+    """Every stride-th pixel: what the public code writes as a max-pooling of one pixel."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, :: self.stride, :: self.stride]
+
+
 class Bottleneck(nn.Module):
     """Improved residual block with squeeze-and-excite."""
 
@@ -25,7 +49,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.shortcut_layer: nn.Module
         if inputs == outputs:
-            self.shortcut_layer = nn.MaxPool2d(1, stride)
+            self.shortcut_layer = Subsample(stride)
         else:
             self.shortcut_layer = nn.Sequential(
                 nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
@@ -33,7 +57,7 @@ class Bottleneck(nn.Module):
         self.res_layer = nn.Sequential(
             nn.BatchNorm2d(inputs),
             nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False),
-            nn.PReLU(outputs),
+            PReLU(outputs),
             nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False),
             nn.BatchNorm2d(outputs),
             SqueezeExcite(outputs),
@@ -47,7 +71,7 @@ class Bottleneck(nn.Module):
 def input_layer(channels: int, width: int) -> nn.Sequential:
     """First convolution of the backbone."""
     return nn.Sequential(
-        nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.PReLU(width)
+        nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), PReLU(width)
     )
 
 

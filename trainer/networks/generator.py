@@ -231,7 +231,7 @@ class Generator(nn.Module):
 
     def forward(self, codes: Tensor, *, noise: Noise = "const") -> Tensor:
         """Turn codes [N, L, D] into pictures [N, 3, S, S], nominally in [-1, 1]."""
-        x = self.input.input.expand(codes.shape[0], -1, -1, -1)
+        x = self.input.input.expand(codes.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
         x = self.conv1(x, codes[:, 0], self.noises[0], noise)
         rgb = self.to_rgb1(x, codes[:, 1])
         for block, to_rgb in enumerate(self.to_rgbs):

@@ -1,0 +1,110 @@
+"""A training checkpoint: the model as it would be exported, and all that a resumed run needs.
+
+The file is a ``torch.save`` of plain containers and tensors, so it loads with
+``weights_only=True``:
+
+    format, version      "psp_rt.trainer", 1
+    task                 "sketch", "inversion", ...
+    input                {"kind": "rgb" | "gray" | "labels", "labels": number or None}
+    encoder_config       fields of `EncoderConfig`
+    generator_config     fields of `GeneratorConfig`
+    encoder, generator   state dicts; averaged over training where the trainer averages
+    latent_avg           [L, D], [D] or None
+    training             what only the trainer reads: live weights, optimiser, progress
+"""
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from psp_rt.errors import InputError, OutputError
+from trainer.networks import Encoder, EncoderConfig, Generator, GeneratorConfig, Translation
+
+FORMAT, VERSION = "psp_rt.trainer", 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a checkpoint file holds."""
+
+    task: str
+    input_kind: str
+    labels: int | None
+    model: Translation
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; an interrupted write leaves the file that was there before."""
+    model = checkpoint.model
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "task": checkpoint.task,
+        "input": {"kind": checkpoint.input_kind, "labels": checkpoint.labels},
+        "encoder_config": asdict(model.encoder.config),
+        "generator_config": asdict(model.generator.config),
+        "encoder": model.encoder.state_dict(),
+        "generator": model.generator.state_dict(),
+        "latent_avg": model.latent_avg,
+        "training": checkpoint.training,
+    }
+    unfinished = path.with_name(path.name + ".partial")
+    try:
+        with unfinished.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        unfinished.unlink(missing_ok=True)
+        raise OutputError(
+            f"cannot write {path}: {error}; the checkpoint before it is untouched. "
+            "Free some space, then run the same command to resume"
+        ) from error
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint that `save` wrote.
+
+    Raises:
+        InputError: Not such a file.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist") from error
+    except Exception as error:  # torch has no common error for a file that is not its own
+        raise InputError(f"{path} cannot be read as a checkpoint: {error}") from error
+    return parse(content, name=str(path))
+
+
+def parse(content: Any, *, name: str) -> Checkpoint:
+    """Build the checkpoint from a loaded file; `name` is for messages."""
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{name} is no checkpoint of this trainer: its format is not {FORMAT!r}")
+    if content.get("version") != VERSION:
+        raise InputError(f"{name} has version {content.get('version')!r}; this trainer reads {VERSION}")
+    try:
+        encoder_fields = {k: tuple(v) if isinstance(v, list) else v for k, v in content["encoder_config"].items()}
+        generator_fields = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in content["generator_config"].items()
+        }
+        encoder = Encoder.create(EncoderConfig(**encoder_fields))
+        generator = Generator(GeneratorConfig(**generator_fields))
+        encoder.load_state_dict(content["encoder"])
+        generator.load_state_dict(content["generator"])
+        latent_avg: Tensor | None = content["latent_avg"]
+        return Checkpoint(
+            task=content["task"],
+            input_kind=content["input"]["kind"],
+            labels=content["input"]["labels"],
+            model=Translation(encoder, generator, latent_avg).eval(),
+            training=content["training"],
+        )
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise InputError(f"{name} is damaged or was made by another version: {error}") from error
