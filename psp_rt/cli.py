@@ -20,7 +20,7 @@ from .errors import InputError, PspError
 from .images import load, over_white
 from .manifest import Manifest
 from .output_files import Job, plan, save
-from .style import StyleMix
+from .style import StyleMix, layer_rows
 from .translator import Translator
 
 MAX_SEEDS = 1000
@@ -102,6 +102,8 @@ def run(
     _check_style_options(style_from, seeds, layers, alpha)
     jobs = plan(inputs, output, seeds or ())
     with Translator(engine, device=device, threads=threads) as translator:
+        if translator.manifest.input is None:
+            raise InputError(f"{engine} has no encoder, so it takes no pictures; see psp-rt info {engine}")
         style = _style(translator, style_from, seeds, layers or "8-", 1.0 if alpha is None else alpha)
         failures = _run_all(translator, jobs, style, couple)
     _tell_written([target for job in jobs if job.source not in failures for target in job.targets])
@@ -142,6 +144,8 @@ def _check_style_options(
 def _style(
     translator: Translator, style_from: Path | None, seeds: tuple[int, ...] | None, layers: str, alpha: float
 ) -> StyleMix | None:
+    if style_from is not None or seeds is not None:
+        layer_rows(layers, translator.manifest.num_styles)  # refused once, not for each picture
     if style_from is not None:
         return StyleMix(translator.encode(style_from), layers=layers, alpha=alpha)
     return None if seeds is None else StyleMix.random(seeds, layers=layers, alpha=alpha)

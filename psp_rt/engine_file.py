@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import mmap
 import os
 import secrets
 import shutil
@@ -23,9 +24,8 @@ import stat
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -48,7 +48,7 @@ class EngineFile:
     does not read gigabytes that nobody asked for; :meth:`verify` checks them all.
     """
 
-    def __init__(self, path: Path, data: mmap, identity: tuple[int, ...]) -> None:
+    def __init__(self, path: Path, data: mmap.mmap, identity: tuple[int, ...]) -> None:
         self.path = path
         self._data = data
         self._identity = identity
@@ -66,7 +66,7 @@ class EngineFile:
         """
         path = Path(path)
         with _opened(path) as file:
-            data = mmap(file.fileno(), 0, access=ACCESS_READ)
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             identity = _identity(os.fstat(file.fileno()))
         try:
             return cls(path, data, identity)
@@ -89,7 +89,7 @@ class EngineFile:
         return self._spans[name]
 
     def view(self, name: str) -> memoryview:
-        """Return a member's bytes as they lie in the mapped file; release it before closing."""
+        """Return a member's bytes as they lie in the mapped file."""
         span = self.span(name)
         return memoryview(self._data)[span.offset : span.offset + span.size]
 
@@ -109,7 +109,8 @@ class EngineFile:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._data.close()
+        with suppress(BufferError):  # a view is still out, perhaps in a traceback; the mapping ends with it
+            self._data.close()
 
     def __enter__(self) -> EngineFile:
         return self
@@ -121,8 +122,10 @@ class EngineFile:
 
     def _check_hash(self, name: str) -> None:
         span, digest = self._spans[name], hashlib.sha256()
-        with memoryview(self._data)[span.offset : span.offset + span.size] as data:
-            digest.update(data)
+        for at in range(span.offset, span.offset + span.size, _CHUNK):
+            digest.update(self._data[at : min(at + _CHUNK, span.offset + span.size)])
+            if hasattr(mmap, "MADV_DONTNEED"):  # or the whole file would count as this process's memory
+                self._data.madvise(mmap.MADV_DONTNEED, at // mmap.PAGESIZE * mmap.PAGESIZE, _CHUNK)
         if digest.hexdigest() != self.manifest.members[name].sha256:
             raise FormatError(
                 f"{self.path}: {name} has not the hash that the manifest gives; copy or download it again"
@@ -146,7 +149,7 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def _read_manifest(data: mmap, spans: Mapping[str, Span]) -> Manifest:
+def _read_manifest(data: mmap.mmap, spans: Mapping[str, Span]) -> Manifest:
     if MANIFEST not in spans:
         raise FormatError(f"it has no {MANIFEST}")
     span = spans[MANIFEST]

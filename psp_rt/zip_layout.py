@@ -70,7 +70,9 @@ def _directory_bounds(data: mmap) -> tuple[int, int, int]:
         raise FormatError("it is no zip, or its end is missing; copy or download it again")
     _, disk, _, _, count, size, start, _ = _END.unpack_from(data, end_at)
     directory_end = end_at
-    if _FULL16 in (count, disk) or _FULL32 in (size, start):
+    locator_at = max(0, end_at - _LOCATOR.size)
+    has_locator = data[locator_at : locator_at + 4] == b"PK\6\7"
+    if has_locator or _FULL16 in (count, disk) or _FULL32 in (size, start):
         count, size, start, directory_end = _end64(data, end_at)
     if count > MAX_MEMBERS or size > MAX_DIRECTORY:
         raise FormatError(f"it claims {count} members; an engine has at most {MAX_MEMBERS}")

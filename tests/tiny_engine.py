@@ -97,10 +97,10 @@ def generate(codes: np.ndarray) -> np.ndarray:
     return (flat.clip(0, 255) + 0.5).astype(np.uint8).reshape(-1, OUT_HEIGHT, OUT_WIDTH, 3)
 
 
-def encoder_matrix(channels: int) -> np.ndarray:
-    """Return a matrix [HEIGHT * WIDTH * channels, L * D] that adds up two pixels for each entry."""
+def encoder_matrix(channels: int, height: int = HEIGHT) -> np.ndarray:
+    """Return a matrix [height * WIDTH * channels, L * D] that adds up two pixels for each entry."""
     rng = np.random.default_rng(1)
-    matrix = np.zeros((HEIGHT * WIDTH * channels, L * D), np.float32)
+    matrix = np.zeros((height * WIDTH * channels, L * D), np.float32)
     for column in range(L * D):
         matrix[rng.choice(len(matrix), 2, replace=False), column] = 1
     return matrix
@@ -119,7 +119,7 @@ def encoder_graph(
 ) -> tuple[onnx.ModelProto, bytes]:
     """Return the encoder and its weights; the keywords are for making it wrong."""
     channels = CHANNELS[kind]
-    matrix, data = _external("matrix", encoder_matrix(channels), location)
+    matrix, data = _external("matrix", encoder_matrix(channels, height), location)
     nodes = [
         helper.make_node("Cast", ["image"], ["real"], to=TensorProto.FLOAT),
         helper.make_node("Flatten", ["real"], ["flat"]),
