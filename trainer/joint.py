@@ -31,18 +31,25 @@ class JointConfig:
     """Everything that decides the outcome of a run."""
 
     generator: GeneratorConfig = field(
-        default_factory=lambda: GeneratorConfig(channels=(256, 256, 128, 64, 32), style_dim=128, mapping_layers=4)
+        default_factory=lambda: GeneratorConfig(channels=(192, 192, 128, 64, 32), style_dim=128, mapping_layers=4)
     )
-    widths: tuple[int, int, int, int] = (24, 48, 96, 128)
-    depths: tuple[int, int, int, int] = (1, 2, 3, 2)
+    widths: tuple[int, int, int, int] = (24, 48, 96, 96)
+    depths: tuple[int, int, int, int] = (1, 2, 2, 1)
     head_width: int = 64
     batch: int = 16
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
+    warmup_images: int = 3_000
     l2: float = 1.0
     lpips: float = 0.8
-    images: int = 400_000
+    images: int = 280_000
     seed: int = 0
     halflife_images: float = 10e3
+
+    def learning_rate_at(self, images_seen: int) -> float:
+        """Return the rate: it rises at first, and falls over the last quarter of the run."""
+        rise = min(1.0, (images_seen + 1) / self.warmup_images)
+        fall = min(1.0, max(0.05, 4 * (1 - images_seen / self.images)))
+        return self.learning_rate * rise * fall
 
     @property
     def encoder(self) -> EncoderConfig:
@@ -122,6 +129,8 @@ def train_step(run: Run, forward: nn.Module, lpips: LpipsAlex, batch: data.Batch
     total = run.config.l2 * squared + run.config.lpips * perceptual
 
     # Update the networks.
+    for group in run.optimizer.param_groups:
+        group["lr"] = run.config.learning_rate_at(run.images_seen)
     run.optimizer.zero_grad(set_to_none=True)
     total.backward()
     nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
