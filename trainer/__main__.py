@@ -37,7 +37,13 @@ def main() -> None:
 @click.option("--count", default=joint.JointConfig.images, show_default=True, help="Images to train on.")
 @click.option("--compile/--no-compile", "compiled", default=False, help="Compile the model first (minutes).")
 def joint_command(
-    images: Path, validation: Path, lpips_features: Path, lpips_heads: Path, output: Path, count: int, compiled: bool
+    images: Path,
+    validation: Path,
+    lpips_features: Path,
+    lpips_heads: Path,
+    output: Path,
+    count: int,
+    compiled: bool,
 ) -> None:
     """Train a small sketch-to-face encoder and generator together; run again to resume."""
     lpips = LpipsAlex.load(features=lpips_features, heads=lpips_heads)

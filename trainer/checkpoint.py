@@ -90,12 +90,8 @@ def parse(content: Any, *, name: str) -> Checkpoint:
     if content.get("version") != VERSION:
         raise InputError(f"{name} has version {content.get('version')!r}; this trainer reads {VERSION}")
     try:
-        encoder_fields = {k: tuple(v) if isinstance(v, list) else v for k, v in content["encoder_config"].items()}
-        generator_fields = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in content["generator_config"].items()
-        }
-        encoder = Encoder.create(EncoderConfig(**encoder_fields))
-        generator = Generator(GeneratorConfig(**generator_fields))
+        encoder = Encoder.create(EncoderConfig(**_fields(content["encoder_config"])))
+        generator = Generator(GeneratorConfig(**_fields(content["generator_config"])))
         encoder.load_state_dict(content["encoder"])
         generator.load_state_dict(content["generator"])
         latent_avg: Tensor | None = content["latent_avg"]
@@ -108,3 +104,7 @@ def parse(content: Any, *, name: str) -> Checkpoint:
         )
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise InputError(f"{name} is damaged or was made by another version: {error}") from error
+
+
+def _fields(stored: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}

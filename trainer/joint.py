@@ -8,7 +8,7 @@ weights (1 and 0.8). This is how the demonstration model is made.
 import copy
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,9 @@ class JointConfig:
     """Everything that decides the outcome of a run."""
 
     generator: GeneratorConfig = field(
-        default_factory=lambda: GeneratorConfig(channels=(192, 192, 128, 64, 32), style_dim=128, mapping_layers=4)
+        default_factory=lambda: GeneratorConfig(
+            channels=(192, 192, 128, 64, 32), style_dim=128, mapping_layers=4
+        )
     )
     widths: tuple[int, int, int, int] = (24, 48, 96, 96)
     depths: tuple[int, int, int, int] = (1, 2, 2, 1)
@@ -81,7 +83,7 @@ class Run:
         """Draw the weights of a new run."""
         torch.manual_seed(config.seed)
         model = Translation(Encoder.create(config.encoder), Generator(config.generator), None)
-        model.encoder.to(memory_format=torch.channels_last)
+        model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
         return cls(config, model, copy.deepcopy(model).eval().requires_grad_(False), optimizer)
 
@@ -115,7 +117,9 @@ class Run:
         )
 
 
-def train_step(run: Run, forward: nn.Module, lpips: LpipsAlex, batch: data.Batch) -> dict[str, Tensor]:
+def train_step(
+    run: Run, forward: Callable[..., Tensor], lpips: LpipsAlex, batch: data.Batch
+) -> dict[str, Tensor]:
     """Take one optimizer step and update the average; return the losses."""
     # Forward.
     sources = batch.sources.contiguous(memory_format=torch.channels_last)
@@ -147,7 +151,13 @@ def train_step(run: Run, forward: nn.Module, lpips: LpipsAlex, batch: data.Batch
 
 
 def train(
-    config: JointConfig, *, images: Path, validation: Path, output: Path, lpips: LpipsAlex, compiled: bool = False
+    config: JointConfig,
+    *,
+    images: Path,
+    validation: Path,
+    output: Path,
+    lpips: LpipsAlex,
+    compiled: bool = False,
 ) -> Iterator[dict[str, float]]:
     """Train until `config.images`, yielding a report every few thousand images.
 
@@ -161,7 +171,7 @@ def train(
     latest = output / "latest.pt"
     run = Run.resume(config, latest) if latest.exists() else Run.start(config)
     forward = torch.compile(run.model) if compiled else run.model
-    lpips = lpips.to(memory_format=torch.channels_last)
+    lpips.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
 
     sums: dict[str, float] = {}
     reported, started = run.images_seen, time.perf_counter()
@@ -171,12 +181,18 @@ def train(
         for name, value in losses.items():
             sums[name] = sums.get(name, 0.0) + value.item() * config.batch
         if not np.isfinite(sums["total"]):
-            raise PspError(f"the loss is no longer a number after {run.images_seen} images; {latest} is the last good state")
+            raise PspError(
+                f"the loss is no longer a number after {run.images_seen} images; "
+                f"{latest} is the last good state"
+            )
         count = run.images_seen - reported
         if count >= 2000 or run.images_seen >= config.images:
             report = {name: value / count for name, value in sums.items()}
             report |= evaluate(run.average, held_out, lpips)
-            report |= {"images_seen": run.images_seen, "images_per_second": count / (time.perf_counter() - started)}
+            report |= {
+                "images_seen": run.images_seen,
+                "images_per_second": count / (time.perf_counter() - started),
+            }
             run.save(latest)
             draw_sheet(run.average, held_out, output / f"sheet-{run.images_seen // 20_000 * 20_000}.png")
             with (output / "log.jsonl").open("a") as log:
@@ -189,12 +205,16 @@ def load_pairs(folder: Path, size: int, *, seed: int, cache: Path) -> data.Sketc
     """Read a folder of photos and draw their sketches."""
     photos = data.load_photos(folder, size=size)
     return data.SketchPairs(
-        photos=photos.pixels, sketches=data.draw_sketches(photos.paths, size=size, seed=seed, cache=cache), seed=seed
+        photos=photos.pixels,
+        sketches=data.draw_sketches(photos.paths, size=size, seed=seed, cache=cache),
+        seed=seed,
     )
 
 
 @torch.no_grad()
-def evaluate(model: Translation, pairs: data.SketchPairs, lpips: LpipsAlex, *, batch: int = 32) -> dict[str, float]:
+def evaluate(
+    model: Translation, pairs: data.SketchPairs, lpips: LpipsAlex, *, batch: int = 32
+) -> dict[str, float]:
     """Measure L2 and LPIPS on every held-out image."""
     squared, perceptual = 0.0, 0.0
     for start in range(0, len(pairs), batch):

@@ -70,9 +70,7 @@ class Bottleneck(nn.Module):
 
 def input_layer(channels: int, width: int) -> nn.Sequential:
     """First convolution of the backbone."""
-    return nn.Sequential(
-        nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), PReLU(width)
-    )
+    return nn.Sequential(nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), PReLU(width))
 
 
 def residual_body(widths: tuple[int, ...], depths: tuple[int, ...]) -> nn.Sequential:

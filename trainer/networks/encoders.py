@@ -42,13 +42,17 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         if self.input_height % 16 or self.input_width % 16:
-            raise ValueError(f"input must be a multiple of 16 on both sides, got {self.input_height}x{self.input_width}")
+            raise ValueError(
+                f"input must be a multiple of 16 on both sides, got {self.input_height}x{self.input_width}"
+            )
 
 
 class MapToStyle(nn.Module):
     """One head: strided convolutions down to a point, then a linear layer (pSp, figure 2)."""
 
-    def __init__(self, inputs: int, config: EncoderConfig, *, side: int) -> None:  # side: the longer one of its map
+    def __init__(
+        self, inputs: int, config: EncoderConfig, *, side: int
+    ) -> None:  # side: the longer one of its map
         super().__init__()
         width, layers = config.head_width, []
         below = inputs
@@ -76,7 +80,10 @@ class Encoder(nn.Module):
     def create(config: EncoderConfig) -> "Encoder":
         """Build the encoder of a configuration."""
         kinds: dict[str, type[Encoder]] = {
-            "psp": PyramidEncoder, "e4e": OffsetEncoder, "w": SingleStyleEncoder, "naive_w+": LastLayerEncoder
+            "psp": PyramidEncoder,
+            "e4e": OffsetEncoder,
+            "w": SingleStyleEncoder,
+            "naive_w+": LastLayerEncoder,
         }
         return kinds[config.kind](config)
 
@@ -133,7 +140,7 @@ class PyramidEncoder(Encoder):
 
 
 class OffsetEncoder(PyramidEncoder):
-    """e4e: the first head gives a style for all rows, the others its offsets (arXiv:2102.02766, section 4.2)."""
+    """e4e: the first head gives a style for all rows, the others offsets to it (arXiv:2102.02766)."""
 
     def forward(self, images: Tensor) -> Tensor:
         first, *offsets = self.rows(images)

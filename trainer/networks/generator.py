@@ -59,7 +59,14 @@ class ModulatedConv(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, style_dim: int, *, up: bool = False, demodulate: bool = True
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        style_dim: int,
+        *,
+        up: bool = False,
+        demodulate: bool = True,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(1, outputs, inputs, kernel, kernel))

@@ -1,0 +1,115 @@
+"""Command line of the export: ``python -m export --help``."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from export import checkpoints
+from export.engine import export_engine
+from export.onnx_files import Storage
+from psp_rt.errors import PspError
+from trainer.networks import Noise
+
+File = click.Path(path_type=Path)
+
+
+class Command(click.Command):
+    """Shows our own errors as messages; anything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except PspError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.command(cls=Command)
+@click.argument("checkpoint", type=File)
+@click.option("--output", "-o", type=File, required=True, help="The engine to write, NAME.engine.")
+@click.option("--encoder", type=File, help="Take the encoder from this checkpoint.")
+@click.option("--generator", type=File, help="Take the generator from this checkpoint.")
+@click.option(
+    "--noise",
+    type=click.Choice(["const", "random", "none"]),
+    default="const",
+    show_default=True,
+    help="The checkpoint's noise pictures, new ones at every run, or none.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="How the file stores the weights; fp16 halves it.",
+)
+@click.option(
+    "--input",
+    "input_kind",
+    metavar="rgb|gray|labels:N",
+    help="What the encoder reads, if the file is silent.",
+)
+@click.option(
+    "--label-resize",
+    type=click.Choice(["bilinear", "nearest"]),
+    help="How label maps of another size are resized. Official checkpoints were trained with bilinear.",
+)
+@click.option(
+    "--encoder-type",
+    type=click.Choice(["psp", "e4e", "w", "naive_w+"]),
+    help="The kind of encoder, if the file is silent: e4e has the tensors of pSp.",
+)
+@click.option(
+    "--latent-avg",
+    type=click.Choice(["estimate"]),
+    help="Estimate a latent average that is missing: the mean of 10,000 mapped z.",
+)
+@click.option("--task", help="The name of the task, if the file does not say.")
+@click.option("--force", is_flag=True, help="Write the engine even if it misses the parity bars.")
+def main(
+    checkpoint: Path,
+    output: Path,
+    encoder: Path | None,
+    generator: Path | None,
+    noise: Noise,
+    weights: Storage,
+    input_kind: str | None,
+    label_resize: str | None,
+    encoder_type: str | None,
+    latent_avg: checkpoints.LatentAverage | None,
+    task: str | None,
+    force: bool,
+) -> None:
+    """Turn CHECKPOINT into one engine file that runs wherever ONNX Runtime does.
+
+    Reads official pSp and e4e files, StyleGAN2 generators (rosinality's .pt, NVIDIA's stylegan2-ada
+    .pkl) and what `python -m trainer` writes. Nothing stored in a file is ever executed.
+    """
+    click.echo(f"... reading {checkpoint}")
+    model = checkpoints.load(
+        checkpoint,
+        encoder=encoder,
+        generator=generator,
+        encoder_type=encoder_type,
+        latent_avg=latent_avg or "file",
+        input=input_kind,
+        label_resize=label_resize,
+    )
+    if task:
+        model = replace(model, task=task)
+    manifest = export_engine(
+        model,
+        output,
+        noise=noise,
+        storage=weights,
+        force=force,
+        report=lambda step: click.echo(f"... {step}"),
+    )
+    for name, figure in manifest.parity.items():
+        click.echo(f"{name:24} {figure:.3g}")
+    size_mib = output.stat().st_size / 2**20
+    click.echo(f"wrote {output} ({size_mib:.1f} MiB); try it with: psp-rt run {output} INPUT --output FILE")
+
+
+if __name__ == "__main__":
+    main()
