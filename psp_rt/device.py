@@ -105,7 +105,7 @@ def _cuda_obstacle(index: int, driver: Driver, providers: tuple[str, ...]) -> st
     if driver.problem:
         return driver.problem
     if index >= len(driver.gpus):
-        return f"there are {len(driver.gpus)} GPUs, cuda:0 to cuda:{len(driver.gpus) - 1}"
+        return "there is only " + ", ".join(f"cuda:{index}" for index in range(len(driver.gpus)))
     if CUDA_PROVIDER not in providers:
         return (
             "the installed onnxruntime has no CUDA provider, often because onnxruntime and "

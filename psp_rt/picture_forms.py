@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from .errors import InputError
-from .images import Pixels, check_array, flip_channels, to_input
+from .images import Pixels, check_array, swap_channels, to_input
 from .manifest import InputSpec
 
 
@@ -60,16 +60,20 @@ def read_pictures(images: Any, spec: InputSpec, *, color: str) -> Pictures:
 
 def to_array(rgb: Pixels, color: str, out: Pixels | None = None) -> Pixels:
     """Return pictures [..., 3] in a channel order, in memory of the caller's own or in ``out``."""
-    ordered = flip_channels(rgb) if color == "bgr" else rgb
-    if out is None:
-        return np.array(ordered, order="C")
-    if not isinstance(out, np.ndarray) or out.dtype != np.uint8 or out.shape != rgb.shape:
+    out = np.empty(rgb.shape, np.uint8) if out is None else out
+    _check_out(out, rgb.shape)
+    if color == "bgr":
+        return swap_channels(rgb, out)
+    np.copyto(out, rgb)
+    return out
+
+
+def _check_out(out: Pixels, shape: tuple[int, ...]) -> None:
+    if not isinstance(out, np.ndarray) or out.dtype != np.uint8 or out.shape != shape:
         found = f"{out.dtype} {list(out.shape)}" if isinstance(out, np.ndarray) else type(out).__name__
-        raise InputError(f"out must be a uint8 array {list(rgb.shape)}, got {found}")
+        raise InputError(f"out must be a uint8 array {list(shape)}, got {found}")
     if not out.flags.writeable:
         raise InputError("out is read-only; pass an array that can be written")
-    np.copyto(out, ordered)
-    return out
 
 
 def to_pil(rgb: Pixels) -> Image.Image | list[Image.Image]:

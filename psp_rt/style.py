@@ -71,7 +71,7 @@ class StyleMix:
         if layers is not None:
             _ranges(layers)
         self.layers, self.rows = layers, rows
-        self.alpha = np.asarray(alpha, dtype=np.float32)
+        self.alpha = _floats(alpha)
         if self.alpha.ndim > 1 or not np.isfinite(self.alpha).all():
             raise InputError(f"alpha is {alpha!r}; expected a number, or one for each moved row")
 
@@ -149,14 +149,22 @@ def check_seed(seed: Any) -> int:
 
 def check_codes(codes: npt.ArrayLike, what: str) -> Codes:
     """Return finite numbers of 1 to 3 dimensions as float32, in memory of their own order."""
-    array = np.asarray(codes)
+    array = codes if isinstance(codes, np.ndarray) else _floats(codes)
     if array.dtype.kind != "f":
         raise InputError(f"{what} has dtype {array.dtype}; expected float32, as encode() and sample() give")
     if not 1 <= array.ndim <= 3 or 0 in array.shape:
         raise InputError(f"{what} has shape {list(array.shape)}; expected [L, D] or [N, L, D]")
     if not np.isfinite(array).all():
-        raise InputError(f"{what} holds NaN or infinity; expected finite numbers")
+        raise InputError(f"{what} holds NaN, infinity or no numbers; expected finite float32")
     return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _floats(values: Any) -> Codes:
+    """Return numbers as an array; what is not numbers becomes NaN, which every caller refuses."""
+    try:
+        return np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError):
+        return np.full(1, np.nan, np.float32)
 
 
 def _ranges(layers: Any) -> list[tuple[int, int | None]]:

@@ -1,0 +1,295 @@
+"""The psp-rt command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from psp_rt import StyleMix, doctor
+from psp_rt.cli import main
+from psp_rt.device import CUDA_PROVIDER, Driver
+from psp_rt.output_files import save
+from tests import tiny_engine
+
+ROOT = Path(__file__).parents[1]
+CPU_ONLY = ("CPUExecutionProvider",)
+
+
+def psp_rt(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+@pytest.fixture
+def engine(engine_paths) -> Path:
+    return engine_paths["rgb"]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder of three pictures, one of them corrupt, and a text file."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.png", "c.jpg"):
+        pixels = np.random.default_rng(ord(name[0])).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    (folder / "b.png").write_bytes(b"corrupt")
+    (folder / "notes.txt").write_text("hello")
+    return folder
+
+
+def test_run_writes_the_picture_and_says_so(engine, folder, tmp_path, translator):
+    done = psp_rt("run", engine, folder / "a.png", "--output", tmp_path / "face.png", "--device", "cpu")
+    assert (done.exit_code, done.stdout) == (0, f"wrote {tmp_path / 'face.png'}\n")
+    np.testing.assert_array_equal(read(tmp_path / "face.png"), translator.run(read(folder / "a.png")))
+
+
+def test_run_goes_on_past_an_unreadable_picture_and_says_so_at_the_end(engine, folder, tmp_path):
+    done = psp_rt("run", engine, folder, folder / "no.png", "--output", tmp_path / "out")
+    assert done.exit_code == 1
+    assert done.stdout == f"wrote {tmp_path}/out/a.png\nwrote {tmp_path}/out/c.png\n"
+    assert done.stderr.splitlines()[-3:] == [
+        "2 of 4 pictures failed:",
+        f"  {folder}/b.png is no picture that Pillow can read; expected PNG, JPEG, WebP or the like",
+        f"  {folder}/no.png cannot be read: No such file or directory",
+    ]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
+
+
+@pytest.mark.parametrize("seeds", [["1", "2", "3"], ["1,2,3"], ["1-3"], ["1", "2-3"]])
+def test_seeds_give_a_result_each(engine, folder, tmp_path, translator, seeds):
+    done = psp_rt(
+        "run",
+        engine,
+        folder / "a.png",
+        "--seeds",
+        *seeds,
+        "--layers",
+        "4-6",
+        "--alpha",
+        "0.5",
+        "--output",
+        tmp_path / "out",
+    )
+    assert done.exit_code == 0, done.output
+    style = StyleMix.random([1, 2, 3], layers="4-6", alpha=0.5)
+    for seed, expected in zip((1, 2, 3), translator.run(read(folder / "a.png"), style=style), strict=True):
+        np.testing.assert_array_equal(read(tmp_path / "out" / f"a-seed{seed}.png"), expected)
+
+
+def test_seeds_may_stand_between_engine_and_input(engine, folder, tmp_path):
+    done = psp_rt(
+        "run", engine, "--layers", "4-", "--seeds", "1", "2", folder / "a.png", "-o", tmp_path / "f.png"
+    )
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["f-seed1.png", "f-seed2.png"]
+
+
+def test_a_single_seed_goes_to_the_file_that_was_named(engine, folder, tmp_path):
+    psp_rt("run", engine, folder / "a.png", "--seeds", "7", "--layers", "4-", "-o", tmp_path / "f.png")
+    assert [path.name for path in tmp_path.glob("*.png")] == ["f.png"]
+
+
+def test_a_style_may_come_from_another_picture(engine, folder, tmp_path, translator):
+    done = psp_rt(
+        "run",
+        engine,
+        folder / "a.png",
+        "--style-from",
+        folder / "c.jpg",
+        "--layers",
+        "-3",
+        "-o",
+        tmp_path / "f.png",
+    )
+    assert done.exit_code == 0, done.output
+    style = StyleMix(translator.encode(folder / "c.jpg"), layers="1-3")
+    np.testing.assert_array_equal(
+        read(tmp_path / "f.png"), translator.run(read(folder / "a.png"), style=style)
+    )
+
+
+def test_couple_puts_the_input_beside_the_result(engine, folder, tmp_path, translator):
+    psp_rt("run", engine, folder / "a.png", "--couple", "-o", tmp_path / "f.png")
+    both, height, width = read(tmp_path / "f.png"), tiny_engine.OUT_HEIGHT, tiny_engine.OUT_WIDTH
+    assert both.shape == (height, 30 * height // 20 + width, 3)
+    np.testing.assert_array_equal(both[:, -width:], translator.run(read(folder / "a.png")))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--seeds", "1", "--style-from", "x.png"], "--style-from and --seeds are both given; choose one"),
+        (["--layers", "4-"], "--layers and --alpha need a style; add --style-from IMAGE or --seeds 1 2 3"),
+        (["--alpha", "0.5"], "--layers and --alpha need a style"),
+        (["--seeds", "1", "--alpha", "2"], "2.0 is not in the range 0<=x<=1"),
+        (["--seeds", "x"], "'x'; expected at most 1000 numbers, such as 1 2 3 or 1-3"),
+        (["--seeds", "1-99999999"], "expected at most 1000 numbers"),
+        (["--seeds", "1"], "layers '8-' go beyond this model's 6 layers; expected 1-6"),
+        (["--seeds", "1", "--layers", "x"], "layers is 'x'; expected the paper's layers"),
+        (["--device", "gpu"], "device is 'gpu'; expected 'auto', 'cpu', 'cuda' or 'cuda:N'"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(engine, folder, tmp_path, options, reason):
+    done = psp_rt("run", engine, folder / "a.png", "-o", tmp_path / "f.png", *options)
+    assert done.exit_code != 0
+    assert reason in done.stderr
+    assert "Traceback" not in done.output
+    assert not (tmp_path / "f.png").exists()
+
+
+def test_an_input_is_never_overwritten(engine, folder):
+    before = (folder / "a.png").read_bytes()
+    for output in (folder / "a.png", folder, f"{folder}/../in/a.png"):
+        done = psp_rt("run", engine, folder / "a.png", "-o", output)
+        assert done.exit_code == 1
+        assert "is an input, and would be overwritten; choose another --output" in done.stderr
+    assert (folder / "a.png").read_bytes() == before
+
+
+def test_two_inputs_of_the_same_name_are_refused_before_any_work(engine, folder, tmp_path):
+    (folder / "c.png").write_bytes((folder / "a.png").read_bytes())
+    done = psp_rt("run", engine, folder, "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "would both be written to" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_without_a_picture_format_is_refused(engine, folder, tmp_path):
+    done = psp_rt("run", engine, folder / "a.png", "-o", tmp_path / "f.xyz")
+    assert "f.xyz has no picture format's ending; expected one of .png" in done.stderr
+
+
+def test_an_output_that_cannot_be_written_is_an_error(engine, folder, tmp_path):
+    done = psp_rt("run", engine, folder / "a.png", "-o", folder / "notes.txt" / "f.png")
+    assert done.exit_code == 1
+    assert "f.png cannot be written: " in done.stderr
+
+
+def test_a_folder_without_pictures_is_refused(engine, tmp_path):
+    (tmp_path / "none").mkdir()
+    done = psp_rt("run", engine, tmp_path / "none", "-o", tmp_path / "out")
+    assert "none holds no pictures" in done.stderr
+
+
+def test_an_engine_without_an_encoder_takes_no_pictures(engine_paths, folder, tmp_path):
+    done = psp_rt("run", engine_paths[None], folder, "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "has no encoder, so it takes no pictures" in done.stderr
+
+
+def test_a_label_model_runs_from_a_palette_picture(engine_paths, open_translator, tmp_path):
+    ids = np.random.default_rng(0).integers(0, tiny_engine.LABELS, (16, 12), dtype=np.uint8)
+    image = Image.fromarray(ids)
+    image.putpalette(list(range(15)))
+    image.save(tmp_path / "map.png")
+    done = psp_rt("run", engine_paths["labels"], tmp_path / "map.png", "-o", tmp_path / "f.png", "--couple")
+    assert done.exit_code == 0, done.output
+    expected = open_translator("labels", color="rgb").run(ids)
+    np.testing.assert_array_equal(read(tmp_path / "f.png")[:, -tiny_engine.OUT_WIDTH :], expected)
+
+
+def test_a_damaged_engine_is_a_message_and_no_traceback(tmp_path, folder):
+    (tmp_path / "bad.engine").write_bytes(b"bad")
+    for command in (["info"], ["doctor"], ["run"]):
+        more = [folder / "a.png", "-o", tmp_path / "f.png"] if command == ["run"] else []
+        done = psp_rt(*command, tmp_path / "bad.engine", *more)
+        assert done.exit_code == 1
+        assert "bad.engine is not a usable engine: it is no zip" in done.stderr
+
+
+def test_a_bug_keeps_its_traceback(engine, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("psp_rt.cli.save", lambda *_: 1 / 0)
+    done = psp_rt("run", engine, folder / "a.png", "-o", tmp_path / "f.png")
+    assert isinstance(done.exception, ZeroDivisionError)
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    def full(self: Path, data: bytes) -> int:
+        with open(self, "wb") as file:
+            file.write(data[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(Exception, match=r"a\.png cannot be written: No space left on device"):
+        save(Image.new("RGB", (9, 9)), tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_info_says_what_an_engine_holds(engine_paths):
+    done = psp_rt("info", engine_paths["labels"])
+    assert done.exit_code == 0
+    for line in (
+        "task                     test",
+        "takes                    labels 0-4, 16 x 12 (height x width), others resized: nearest",
+        "gives                    rgb, 10 x 14",
+        "styles                   6 rows of 8",
+        "source                   tests/tiny_engine.py",
+    ):
+        assert line in done.stdout.splitlines()
+
+
+def test_info_gives_the_manifest_as_json(engine):
+    manifest = json.loads(psp_rt("info", engine, "--json").stdout)
+    assert manifest["format"] == "psp_rt.engine"
+    assert manifest["input"] == {
+        "kind": "rgb",
+        "height": 16,
+        "width": 12,
+        "labels": None,
+        "resize": "bilinear",
+    }
+
+
+def test_doctor_says_what_auto_takes_and_tries_an_engine(engine):
+    done = psp_rt("doctor", engine)
+    assert done.exit_code == 0
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert {"python", "onnxruntime", "providers", "driver", "threads", "engine"} <= lines.keys()
+    assert "auto takes" in done.stdout
+    assert "first picture made in" in lines["engine"]
+
+
+@pytest.mark.parametrize(
+    ("providers", "installed", "fault"),
+    [
+        (None, [], "ONNX Runtime is not installed: "),
+        (
+            ("CPUExecutionProvider",),
+            ["onnxruntime"],
+            "there is a GPU, but ONNX Runtime has no CUDA provider: ",
+        ),
+        (
+            ("CPUExecutionProvider",),
+            ["onnxruntime", "onnxruntime-gpu"],
+            "are both installed and hide each other: ",
+        ),
+    ],
+)
+def test_doctor_gives_the_command_that_mends_it(providers, installed, fault):
+    driver = Driver(gpus=("NVIDIA A10",), cuda_version="12.4")
+    (line,) = doctor.faults(driver, providers, dict.fromkeys(installed, "1.23"))
+    assert fault in line
+    assert "pip install --force-reinstall 'psp_rt[cuda]'" in line
+
+
+def test_doctor_finds_no_fault_where_there_is_none():
+    driver = Driver(gpus=("NVIDIA A10",), cuda_version="12.4")
+    assert doctor.faults(driver, (CUDA_PROVIDER,), {"onnxruntime-gpu": "1.23"}) == []
+    assert doctor.faults(Driver(problem="none"), CPU_ONLY, {"onnxruntime": "1.23"}) == []
+
+
+def test_the_command_runs_as_a_module():
+    command = [sys.executable, "-m", "psp_rt", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.startswith("psp-rt, version ")
