@@ -117,7 +117,7 @@ def _cuda_obstacle(index: int, driver: Driver, providers: tuple[str, ...]) -> st
 def default_threads() -> int:
     """Return the number of physical cores that this process may use; 0 where that is unknown.
 
-    Two threads on one core share its arithmetic units: measured, they make convolutions slower.
+    A second thread on a core adds nothing to convolutions, which keep its arithmetic units busy alone.
     """
     if not hasattr(os, "sched_getaffinity"):
         return 0  # ONNX Runtime then counts the physical cores itself

@@ -18,7 +18,6 @@ import hashlib
 import io
 import mmap
 import os
-import secrets
 import shutil
 import stat
 import struct
@@ -211,7 +210,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """Make an empty file beside ``path``, and remove it afterwards if it still has its own name."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
         if path.is_dir():
             raise OutputError(f"{path} is a folder; give the name of a file")

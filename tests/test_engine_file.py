@@ -396,6 +396,12 @@ def test_a_graph_with_another_input_shape_names_both(tmp_path, files):
     assert "the manifest expects image uint8 [N, 16, 12, 3]" in reason
 
 
+def test_a_graph_with_a_name_that_is_no_text_is_refused(tmp_path, files):
+    broken = files["mapping.onnx"].replace(b"\n\x01z", b"\n\x01\xf9")
+    reason = refusal(tiny_engine.write_raw(tmp_path / "bad.engine", files | {"mapping.onnx": broken}))
+    assert "mapping.onnx has an input whose name is no text" in reason
+
+
 def test_a_graph_with_a_frozen_batch_is_refused(tmp_path, files):
     model, _ = tiny_engine.encoder_graph("rgb", batch=1)
     assert "image tensor(uint8) [1, 16, 12, 3]" in refusal(

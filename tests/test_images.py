@@ -76,13 +76,22 @@ def test_colour_becomes_grey_with_pils_weights(colors):
     assert np.abs(found[:, :, 0] - expected).max() <= 1
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "RGBa"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "RGBa"])
 def test_what_is_transparent_becomes_white(mode):
     image = Image.new("RGBA", SIZE[::-1], (10, 20, 30, 0))
     image.putpixel((0, 0), (0, 0, 0, 255))
     found = to_input(image.convert(mode), RGB)
     np.testing.assert_array_equal(found[0, 0], [0, 0, 0])
     assert (found[1:] == 255).all()
+
+
+def test_a_transparent_colour_of_a_palette_becomes_white(ids):
+    image = Image.fromarray(ids)
+    image.putpalette([10, 20, 30] * 5)
+    image.info["transparency"] = 1
+    found = to_input(image, RGB)
+    assert (found[ids == 1] == 255).all()
+    assert (found[ids != 1] == [10, 20, 30]).all()
 
 
 def test_a_palette_gives_its_colours_to_an_rgb_model_and_its_indices_to_a_labels_model(ids):

@@ -22,8 +22,8 @@ def test_import_loads_no_framework_and_no_gpu_library():
 
 
 def test_import_takes_less_than_0_3_seconds():
-    code = "import time; start = time.perf_counter(); import psp_rt; print(time.perf_counter() - start)"
-    assert min(float(python(code)) for _ in range(3)) < 0.3  # the least: another process may be at work
+    code = "import time; start = time.process_time(); import psp_rt; print(time.process_time() - start)"
+    assert min(float(python(code)) for _ in range(4)) < 0.3  # its own time: others may be at work
 
 
 def test_the_runtime_imports_neither_torch_nor_onnx_nor_the_rest_of_the_project():

@@ -467,6 +467,11 @@ def test_a_session_that_falls_back_by_itself_is_an_error(engine_paths, monkeypat
         Translator(engine_paths["rgb"], device="cuda")
 
 
+def test_a_run_that_fails_on_its_device_never_moves_to_another(translator):
+    sessions = translator._backend._sessions.values()
+    assert [session._enable_fallback for session in sessions] == [False] * 3  # ONNX Runtime's default is True
+
+
 def test_a_gpu_that_does_not_exist_names_those_that_do():
     with pytest.raises(DeviceError, match="device 'cuda:1' cannot be had: there is only cuda:0"):
         choose_device("cuda:1", ONE_GPU, WITH_CUDA)

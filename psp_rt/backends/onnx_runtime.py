@@ -142,10 +142,11 @@ def _session(engine: EngineFile, name: str, device: str, threads: int) -> onnxru
         model = pointer.rewrite(graph)
     try:
         session = onnxruntime.InferenceSession(
-            model, _options(real.parent, threads), providers=_providers(device)
+            model, _options(real.parent, threads), providers=_providers(device), enable_fallback=0
         )
     except Exception as error:  # ONNX Runtime's own kinds share no root
         raise FormatError(f"{engine.path}: {name}.onnx cannot be loaded: {error}") from error
+    session.disable_fallback()  # or a run that fails on the GPU would move to the CPU, for good
     if device != "cpu" and CUDA_PROVIDER not in session.get_providers():
         raise DeviceError(
             f"ONNX Runtime fell back from {device} to the CPU for the {name}, usually for want of CUDA "
@@ -182,7 +183,12 @@ def _check_ports(what: str, session: Any, inputs: list[Port], outputs: list[Port
         ("input", session.get_inputs(), inputs),
         ("output", session.get_outputs(), outputs),
     ):
-        shown = "; ".join(f"{port.name} {port.type} {port.shape}" for port in found)
+        try:
+            shown = "; ".join(f"{port.name} {port.type} {port.shape}" for port in found)
+        except UnicodeDecodeError:
+            raise FormatError(
+                f"{what} has an {kind} whose name is no text; export the engine again"
+            ) from None
         wanted = "; ".join(map(str, expected))
         if len(found) != len(expected) or not all(map(_fits, found, expected)):
             raise FormatError(
