@@ -23,13 +23,17 @@ def generator_config(tensors: Tensors, *, conv_clamp: float | None = None) -> Ge
 
 def encoder_kinds(tensors: Tensors) -> tuple[EncoderKind, ...]:
     """Return the kinds of encoder that have such tensors; pSp's and e4e's are the same."""
-    if "styles.0.linear.weight" in tensors and "latlayer1.weight" in tensors:
+    layers = {name.split(".")[0] for name in tensors}
+    if "styles" in layers:
         return "psp", "e4e"
-    if "output_layer_2.3.weight" in tensors:
+    if "output_layer_2" in layers:
         return ("naive_w+",)
-    if "linear.weight" in tensors:
+    if "linear" in layers:
         return ("w",)
-    return ()
+    raise CheckpointError(
+        f"the encoder has the layers {', '.join(sorted(layers)[:8])}; expected styles (pSp, e4e), "
+        "output_layer_2 (naive W+) or linear (W) beside input_layer and body"
+    )
 
 
 def input_side(tensors: Tensors) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor
 from export import files, nvidia, official, rosinality, trained
 from export.architecture import encoder_config
 from export.contents import Contents, EncoderPart, GeneratorPart, Overrides
-from export.errors import CheckpointError
+from export.errors import CheckpointError, reading
 from export.tensors import build, check_finite
 from psp_rt.manifest import InputSpec
 from trainer.networks import Encoder, EncoderConfig, Generator, GeneratorConfig
@@ -87,10 +87,10 @@ def load(
     generator_file = read(generator, None) if generator else main
 
     encoder_part, generator_part = _parts(encoder_file, generator_file)
-    built_generator = _build_generator(generator_part, generator_file.source)
-    built_encoder = (
-        _build_encoder(encoder_part, built_generator, encoder_file.source) if encoder_part else None
-    )
+    with reading(generator_file.source):
+        built_generator = _build_generator(generator_part)
+    with reading(encoder_file.source):
+        built_encoder = _build_encoder(encoder_part, built_generator.config) if encoder_part else None
     if latent_avg == "estimate":
         average: Tensor | None = _all_rows(built_generator.mean_style(), built_generator.config)
     else:
@@ -123,14 +123,15 @@ def read(path: Path, overrides: Overrides | None) -> Contents:
     """
     root = files.read(path)
     keys = root.keys() if isinstance(root, Mapping) else set()
-    if "format" in keys and root["format"] == trained.FORMAT:
-        return trained.read(root, path.name, overrides)
-    if "state_dict" in keys:
-        return official.read(root, path.name, overrides)
-    if "g_ema" in keys:
-        return rosinality.read(root, path.name)
-    if "G_ema" in keys:
-        return nvidia.read(root, path.name)
+    with reading(path.name):
+        if "format" in keys and root["format"] == trained.FORMAT:
+            return trained.read(root, path.name, overrides)
+        if "state_dict" in keys:
+            return official.read(root, path.name, overrides)
+        if "g_ema" in keys:
+            return rosinality.read(root, path.name)
+        if "G_ema" in keys:
+            return nvidia.read(root, path.name)
     raise CheckpointError(f"{path} holds {_described(root)}; known are: {files.KNOWN_FORMATS}")
 
 
@@ -156,25 +157,25 @@ def _parts(encoder_file: Contents, generator_file: Contents) -> tuple[EncoderPar
     return encoder_file.encoder, generator_file.generator
 
 
-def _build_generator(part: GeneratorPart, source: str) -> Generator:
-    return build(partial(Generator, part.config), part.tensors, prefix=part.prefix, source=source)
+def _build_generator(part: GeneratorPart) -> Generator:
+    return build(partial(Generator, part.config), part.tensors, prefix=part.prefix)
 
 
-def _build_encoder(part: EncoderPart, generator: Generator, source: str) -> Encoder:
+def _build_encoder(part: EncoderPart, generator: GeneratorConfig) -> Encoder:
     config = part.config or encoder_config(
-        part.tensors, part.kind, height=part.input.height, width=part.input.width, generator=generator.config
+        part.tensors, part.kind, height=part.input.height, width=part.input.width, generator=generator
     )
     _check_pair(config, generator)
-    return build(partial(Encoder.create, config), part.tensors, prefix=part.prefix, source=source)
+    return build(partial(Encoder.create, config), part.tensors, prefix=part.prefix)
 
 
-def _check_pair(encoder: EncoderConfig, generator: Generator) -> None:
+def _check_pair(encoder: EncoderConfig, generator: GeneratorConfig) -> None:
     made = encoder.num_styles, encoder.style_dim
-    needed = generator.config.num_styles, generator.config.style_dim
+    needed = generator.num_styles, generator.style_dim
     if made != needed:
         raise CheckpointError(
             f"the encoder makes codes of {made[0]} styles of {made[1]} numbers, but the generator of "
-            f"{generator.config.size} pixels needs {needed[0]} of {needed[1]}; give a generator and an "
+            f"{generator.size} pixels needs {needed[0]} of {needed[1]}; give a generator and an "
             "encoder that belong together"
         )
 
@@ -186,10 +187,12 @@ def _average(encoder_file: Contents, generator_file: Contents, config: Generator
         return None
     for file in (generator_file, encoder_file):
         if file.latent_avg is not None:
-            check_finite({"latent_avg": file.latent_avg}, prefix="", source=file.source)
-            # e4e adds the first row of its average to a code of one style.
-            single = encoder is not None and encoder.kind == "w" and file.latent_avg.ndim == 2
-            return _all_rows(file.latent_avg[0] if single else file.latent_avg, config)
+            with reading(file.source):
+                check_finite({"latent_avg": file.latent_avg}, prefix="")
+                average = _all_rows(file.latent_avg, config)
+            if encoder and encoder.kind == "w":  # e4e adds the first row of its average to a single style
+                average[:] = average[0].clone()
+            return average
     if encoder and encoder.uses_average:
         raise CheckpointError(
             f"{encoder_file.source} was trained with start_from_latent_avg but holds no latent_avg; "

@@ -1,5 +1,8 @@
 """The errors that only the export raises."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from psp_rt.errors import PspError
 
 
@@ -9,3 +12,12 @@ class CheckpointError(PspError):
 
 class ParityError(PspError):
     """An exported graph does not compute what its checkpoint does."""
+
+
+@contextmanager
+def reading(source: str) -> Iterator[None]:
+    """Put the name of the file before what is wrong in it."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from error

@@ -8,7 +8,6 @@ options; any other name is an error that says it.
 import argparse
 import hashlib
 import pathlib
-import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -90,11 +89,7 @@ def _load_torch(path: Path, *, mmap: bool) -> Any:
         with torch.serialization.safe_globals(_plain_values()):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch has no common error for a file that is not its own
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused:
-            raise CheckpointError(nvidia_pickle.carries_code(path, refused[1])) from error
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path} is damaged ({reason}); download or copy it again") from error
+        raise nvidia_pickle.unreadable(path, error) from error
 
 
 def _plain_values() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:

@@ -16,6 +16,7 @@ from export.architecture import generator_config
 from export.contents import Contents, GeneratorPart
 from export.errors import CheckpointError
 from export.nvidia_pickle import Persistent
+from export.tensors import as_tensors
 from trainer.networks.layers import binomial_kernel
 
 GAIN = 4  # of the FIR filter where it upsamples
@@ -29,15 +30,13 @@ def read(root: Mapping[str, Any], source: str) -> Contents:
     """Return the averaged generator of a network pickle."""
     network = root["G_ema"]
     if not isinstance(network, Persistent):
-        raise CheckpointError(
-            f"{source}: G_ema is a {type(network).__name__}; expected a network; {SUPPORTED}"
-        )
+        raise CheckpointError(f"G_ema is a {type(network).__name__}; expected a network; {SUPPORTED}")
     try:
         conv_clamp = _check(network)
-        found = network.tensors()
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{source}: G_ema lacks {error}; {SUPPORTED}") from error
-    tensors = dict(_renamed(found, size=network.state["img_resolution"]))
+        found = as_tensors(network.tensors())
+        tensors = dict(_renamed(found))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"G_ema is no stylegan2-ada generator ({error!r}); {SUPPORTED}") from error
     return Contents(
         source=source,
         source_format="stylegan2-ada",
@@ -88,7 +87,7 @@ def _is_binomial(taps: Tensor) -> bool:
     return taps.shape == (4, 4) and torch.allclose(taps.float() * GAIN, binomial_kernel(), atol=1e-6)
 
 
-def _renamed(found: Mapping[str, Tensor], *, size: int) -> Iterator[tuple[str, Tensor]]:
+def _renamed(found: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Give every tensor its name and shape here; unknown ones keep theirs and become surplus."""
     for name, tensor in found.items():
         part, _, rest = name.partition(".")

@@ -8,6 +8,7 @@ NumPy values and plain containers and refuses every other name.
 
 import io
 import pickle
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -51,25 +52,25 @@ def read(path: Path) -> Any:
         CheckpointError: Damaged, or it asks for anything else to be built.
     """
     with path.open("rb") as file:
-        unpickler = _Unpickler(file)
         try:
-            return unpickler.load()
+            return _Unpickler(file).load()
         except Exception as error:  # damaged pickles fail in as many ways as there are instructions
-            if unpickler.refused:
-                raise CheckpointError(carries_code(path, unpickler.refused)) from error
-            raise CheckpointError(
-                f"{path} is damaged ({type(error).__name__}: {error}); download or copy it again"
-            ) from error
+            raise unreadable(path, error) from error
 
 
-def carries_code(path: Path, refused: str) -> str:
-    """Return the message for a file that names something other than tensors and plain values."""
+def unreadable(path: Path, error: Exception) -> CheckpointError:
+    """Return the error for a file that names something to run, or that is damaged."""
+    found = re.search(r"GLOBAL (\S+)", str(error))  # torch's wording, and ours
+    if not found:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return CheckpointError(f"{path} is damaged ({reason}); download or copy it again")
+    refused = found[1]
     if refused.startswith("dnnlib.tflib"):
-        return (
+        return CheckpointError(
             f"{path} was made by the TensorFlow version of StyleGAN; convert it first with "
             "legacy.py of NVlabs/stylegan2-ada-pytorch"
         )
-    return (
+    return CheckpointError(
         f"{path} asks to run {refused}; only tensors and plain values are read, and nothing was run. "
         "If you trust its source, load it there and save again only its state_dict, opts and latent_avg"
     )
@@ -81,14 +82,12 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
         self._makers = _makers()
-        self.refused = ""
 
     def find_class(self, module: str, name: str) -> Any:
         try:
             return self._makers[module, name]
         except KeyError:
-            self.refused = f"{module}.{name}"
-            raise pickle.UnpicklingError(self.refused) from None
+            raise pickle.UnpicklingError(f"GLOBAL {module}.{name} is not allowed") from None
 
     def persistent_load(self, pid: object) -> NoReturn:
         raise pickle.UnpicklingError("a reference to outside of the file")
@@ -153,8 +152,8 @@ def _storage(data: bytes) -> Any:
 
 
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> Tensor:
-    tensor = torch.empty(0, dtype=storage.dtype)
-    return tensor.set_(storage.untyped(), offset, size, stride)  # refuses what lies outside the storage
+    flat = torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage)
+    return flat.as_strided(size, stride, offset)  # refuses what lies outside; set_ would make it larger
 
 
 def _persistent(meta: Mapping[str, Any]) -> Persistent:

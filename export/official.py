@@ -15,7 +15,7 @@ from export.architecture import encoder_kinds, generator_config, input_side
 from export.contents import Contents, EncoderPart, GeneratorPart, Overrides
 from export.errors import CheckpointError
 from export.inputs import input_spec
-from export.tensors import Tensors, as_tensor, as_tensors, shape
+from export.tensors import Tensors, as_tensor, as_tensors, listed, shape
 from psp_rt.manifest import InputSpec
 from trainer.networks import EncoderKind
 
@@ -39,11 +39,11 @@ TASKS = {
 
 def read(root: Mapping[str, Any], source: str, overrides: Overrides | None) -> Contents:
     """Return what an official file holds; without ``overrides``, all but its encoder."""
-    options = options_of(root.get("opts"), source)
-    encoder, decoder = _split(as_tensors(root["state_dict"], source), source)
+    options = options_of(root.get("opts"))
+    encoder, decoder = _split(as_tensors(root["state_dict"]))
     generator = GeneratorPart(config=generator_config(decoder), tensors=decoder) if decoder else None
     if generator:
-        check_size(options, generator.config.size)
+        check_size(options, generator.config.size, names=("output_size", "stylegan_size"))
     part = _encoder(encoder, options, overrides) if encoder and overrides else None
     is_e4e = "stylegan_size" in options or (part is not None and part.kind == "e4e")
     latent_avg = root.get("latent_avg")
@@ -52,26 +52,26 @@ def read(root: Mapping[str, Any], source: str, overrides: Overrides | None) -> C
         source_format="e4e" if is_e4e else "psp",
         encoder=part,
         generator=generator,
-        latent_avg=None if latent_avg is None else as_tensor(latent_avg, "latent_avg", source),
+        latent_avg=None if latent_avg is None else as_tensor(latent_avg, "latent_avg"),
     )
 
 
-def options_of(found: object, source: str) -> dict[str, Any]:
+def options_of(found: object) -> dict[str, Any]:
     """Return the options as a dictionary of plain values, empty if there are none."""
     if isinstance(found, argparse.Namespace):
         found = vars(found)
     if not isinstance(found, Mapping | None):
-        raise CheckpointError(f"{source}: the options are a {type(found).__name__}; expected a dictionary")
+        raise CheckpointError(f"the options are a {type(found).__name__}; expected a dictionary")
     plain = {
         name: value.item() if isinstance(value, np.generic) else value
         for name, value in (found or {}).items()
     }
-    return {name: value for name, value in plain.items() if value is not None}
+    return {name: value for name, value in plain.items() if isinstance(value, str | int | float)}
 
 
-def check_size(options: Options, size: int) -> None:
+def check_size(options: Options, size: int, *, names: tuple[str, ...]) -> None:
     """Refuse a generator of another size than the options say."""
-    for name in ("output_size", "stylegan_size", "size"):
+    for name in names:
         if options.get(name, size) != size:
             raise CheckpointError(
                 f"the options say {name}={options[name]!r}, but the generator's tensors make pictures of "
@@ -79,15 +79,17 @@ def check_size(options: Options, size: int) -> None:
             )
 
 
-def _split(tensors: Tensors, source: str) -> tuple[Tensors, Tensors]:
+def _split(tensors: Tensors) -> tuple[Tensors, Tensors]:
     parts: dict[str, dict[str, Any]] = {"encoder": {}, "decoder": {}}
+    surplus = []
     for full_name, tensor in tensors.items():
         owner, _, name = full_name.partition(".")
-        if owner not in parts:
-            raise CheckpointError(
-                f"{source}: {full_name} {tuple(tensor.shape)} is surplus; expected encoder.* and decoder.*"
-            )
-        parts[owner][name] = tensor
+        if owner in parts:
+            parts[owner][name] = tensor
+        else:
+            surplus.append(f"{full_name} {tuple(tensor.shape)}")
+    if surplus:
+        raise CheckpointError(f"expected the tensors encoder.* and decoder.*; surplus are {listed(surplus)}")
     return parts["encoder"], parts["decoder"]
 
 
@@ -146,9 +148,8 @@ def _kind(tensors: Tensors, options: Options, overrides: Overrides) -> EncoderKi
             "these under another name, add --encoder-type psp, e4e, w or naive_w+"
         )
     if kind not in possible:
-        fitting = " or ".join(possible) or "no known"
         raise CheckpointError(
-            f"the encoder type is {named}, but the tensors are those of a {fitting} encoder"
+            f"the encoder type is {named}, but the tensors are those of a {' or '.join(possible)} encoder"
         )
     return kind
 

@@ -11,13 +11,13 @@ from export.tensors import as_tensor, as_tensors
 
 def read(root: Mapping[str, Any], source: str) -> Contents:
     """Return the averaged generator of a training or converted file; the networks beside it are not read."""
-    tensors = as_tensors(root["g_ema"], source)
+    tensors = as_tensors(root["g_ema"])
     config = generator_config(tensors)
-    check_size(options_of(root.get("args"), source), config.size)
+    check_size(options_of(root.get("args")), config.size, names=("size",))
     latent_avg = root.get("latent_avg")
     return Contents(
         source=source,
         source_format="rosinality",
         generator=GeneratorPart(config=config, tensors=tensors, prefix="g_ema."),
-        latent_avg=None if latent_avg is None else as_tensor(latent_avg, "latent_avg", source),
+        latent_avg=None if latent_avg is None else as_tensor(latent_avg, "latent_avg"),
     )

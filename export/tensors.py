@@ -14,24 +14,21 @@ Network = TypeVar("Network", bound=nn.Module)
 SHOWN = 8
 
 
-def as_tensor(value: object, name: str, source: str) -> Tensor:
+def as_tensor(value: object, name: str) -> Tensor:
     """Return a value of a file that should be a tensor."""
-    tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+    is_numbers = isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+    tensor = torch.from_numpy(value) if is_numbers else value
     if not isinstance(tensor, Tensor) or tensor.is_complex() or tensor.layout is not torch.strided:
-        raise CheckpointError(
-            f"{source}: {name} is a {type(value).__name__}; expected a dense tensor of numbers"
-        )
+        raise CheckpointError(f"{name} is a {type(value).__name__}; expected a dense tensor of numbers")
     return tensor.detach()
 
 
-def as_tensors(values: object, source: str) -> dict[str, Tensor]:
+def as_tensors(values: object) -> dict[str, Tensor]:
     """Return a state dict, without the ``module.`` that `DataParallel` puts into the names."""
     if not isinstance(values, Mapping):
-        raise CheckpointError(f"{source}: expected tensors by name, found a {type(values).__name__}")
+        raise CheckpointError(f"expected tensors by name, found a {type(values).__name__}")
     return {
-        ".".join(part for part in str(name).split(".") if part != "module"): as_tensor(
-            value, str(name), source
-        )
+        ".".join(part for part in str(name).split(".") if part != "module"): as_tensor(value, str(name))
         for name, value in values.items()
     }
 
@@ -59,7 +56,7 @@ def count(tensors: Tensors, start: str) -> int:
     return max(sane, default=-1) + 1  # a hostile number beyond that becomes a surplus tensor
 
 
-def build(create: Callable[[], Network], tensors: Tensors, *, prefix: str, source: str) -> Network:
+def build(create: Callable[[], Network], tensors: Tensors, *, prefix: str) -> Network:
     """Return a network in evaluation mode that holds these tensors, as FP32 and without a copy.
 
     Raises:
@@ -70,32 +67,30 @@ def build(create: Callable[[], Network], tensors: Tensors, *, prefix: str, sourc
         with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
             network = create()
     except (ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{source} describes a network of impossible sizes: {error}") from error
+        raise CheckpointError(f"it describes a network of impossible sizes: {error}") from error
     expected = network.state_dict()
     given = dict(tensors)
     for name in expected:
-        if name.endswith(
-            "num_batches_tracked"
-        ):  # files of torch before 0.4.1 lack it; only training reads it
+        if name.endswith("num_batches_tracked"):  # absent from old files; only training reads it
             given.setdefault(name, torch.zeros((), dtype=torch.long))
-    _check_names_and_shapes(expected, given, prefix=prefix, source=source)
+    _check_names_and_shapes(expected, given, prefix=prefix)
     given = {name: given[name].to(like.dtype).contiguous() for name, like in expected.items()}
-    check_finite(given, prefix=prefix, source=source)
+    check_finite(given, prefix=prefix)
     network.load_state_dict(given, assign=True)
     return network.eval().requires_grad_(False)
 
 
-def check_finite(tensors: Tensors, *, prefix: str, source: str) -> None:
+def check_finite(tensors: Tensors, *, prefix: str) -> None:
     """Refuse tensors that hold NaN or infinity."""
     broken = [prefix + name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise CheckpointError(
-            f"{source} holds NaN or infinity in {_listed(broken)}; the training that made it diverged, "
+            f"NaN or infinity in {listed(broken)}; the training that made it diverged, "
             "use an earlier checkpoint"
         )
 
 
-def _check_names_and_shapes(expected: Tensors, given: Tensors, *, prefix: str, source: str) -> None:
+def _check_names_and_shapes(expected: Tensors, given: Tensors, *, prefix: str) -> None:
     problems = [
         f"{prefix}{name} is missing, expected {tuple(like.shape)}"
         for name, like in expected.items()
@@ -108,9 +103,10 @@ def _check_names_and_shapes(expected: Tensors, given: Tensors, *, prefix: str, s
             found, wanted = tuple(tensor.shape), tuple(expected[name].shape)
             problems.append(f"{prefix}{name} has shape {found}, expected {wanted}")
     if problems:
-        raise CheckpointError(f"{source} does not fit the architecture it seems to have: {_listed(problems)}")
+        raise CheckpointError(f"it does not fit the architecture that it seems to have: {listed(problems)}")
 
 
-def _listed(items: list[str]) -> str:
+def listed(items: list[str]) -> str:
+    """Return the first items as text, and how many more there are."""
     more = f"; and {len(items) - SHOWN} more ({len(items)} in all)" if len(items) > SHOWN else ""
     return "; ".join(items[:SHOWN]) + more

@@ -18,7 +18,7 @@ def read(root: Mapping[str, Any], source: str, overrides: Overrides | None) -> C
     try:
         loaded = checkpoint.parse(root, name=source)
     except (InputError, ValueError) as error:
-        raise CheckpointError(str(error)) from error
+        raise CheckpointError(str(error).removeprefix(f"{source} ")) from error
     generator = loaded.model.generator
     return Contents(
         source=source,
