@@ -86,7 +86,7 @@ def load(
     encoder_file = read(encoder, overrides) if encoder else main
     generator_file = read(generator, None) if generator else main
 
-    encoder_part, generator_part = _parts(encoder_file, generator_file)
+    encoder_part, generator_part = _parts(encoder_file, generator_file, overrides)
     with reading(generator_file.source):
         built_generator = _build_generator(generator_part)
     with reading(encoder_file.source):
@@ -142,7 +142,9 @@ def _described(root: Any) -> str:
     return f"{len(root)} entries ({names}{', ...' if len(root) > SHOWN_KEYS else ''})"
 
 
-def _parts(encoder_file: Contents, generator_file: Contents) -> tuple[EncoderPart | None, GeneratorPart]:
+def _parts(
+    encoder_file: Contents, generator_file: Contents, overrides: Overrides
+) -> tuple[EncoderPart | None, GeneratorPart]:
     """Return the two halves, or say which one is missing and how to give it."""
     if generator_file.generator is None:
         raise CheckpointError(
@@ -153,6 +155,11 @@ def _parts(encoder_file: Contents, generator_file: Contents) -> tuple[EncoderPar
     if encoder_file.encoder is None and not alone:
         raise CheckpointError(
             f"{encoder_file.source} holds no encoder; add one with --encoder FILE (a pSp or e4e .pt)"
+        )
+    if encoder_file.encoder is None and overrides != Overrides():
+        raise CheckpointError(
+            f"{encoder_file.source} is a generator alone, and --encoder-type, --input and --label-resize are "
+            "about an encoder; leave them out, or add one with --encoder FILE"
         )
     return encoder_file.encoder, generator_file.generator
 

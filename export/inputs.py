@@ -40,6 +40,8 @@ def input_spec(
             f"has {channels}"
         )
     if kind != "labels":
+        if overrides.label_resize:
+            raise CheckpointError(f"--label-resize is for label maps, but the input is {kind}; leave it out")
         return InputSpec(kind=kind, height=height, width=width)
     resize = overrides.label_resize or label_resize
     if resize not in RESIZES:

@@ -93,14 +93,16 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("a reference to outside of the file")
 
 
-@dataclass(frozen=True, slots=True)
 class _Maker:
     """A function that a pickle may call but, unlike a plain function, not set attributes of."""
 
-    make: Callable[..., Any]
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
 
     def __call__(self, *args: Any) -> Any:
-        return self.make(*args)
+        return self._make(*args)
 
     def __setstate__(self, state: object) -> NoReturn:
         raise pickle.UnpicklingError("a state for a function")

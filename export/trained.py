@@ -31,6 +31,11 @@ def read(root: Mapping[str, Any], source: str, overrides: Overrides | None) -> C
 
 def _encoder(loaded: checkpoint.Checkpoint, overrides: Overrides) -> EncoderPart:
     encoder, labels = loaded.model.encoder, loaded.input_kind == "labels"
+    if overrides.encoder_type not in (None, encoder.config.kind):
+        raise CheckpointError(
+            f"--encoder-type is {overrides.encoder_type}, but the file says "
+            f"{encoder.config.kind}; leave it out"
+        )
     spec = input_spec(
         encoder.config.input_channels,
         height=encoder.config.input_height,

@@ -211,6 +211,13 @@ def test_the_input_can_be_named_but_must_fit_the_channels(load):
         load(content, input="colour")
 
 
+def test_a_wish_that_means_nothing_for_a_file_is_refused(load):
+    with pytest.raises(CheckpointError, match="--label-resize is for label maps, but the input is rgb"):
+        load(official(*networks()), label_resize="nearest")
+    with pytest.raises(CheckpointError, match="a generator alone, and --encoder-type, --input and"):
+        load({"g_ema": Generator(GENERATOR).state_dict()}, input="rgb")
+
+
 def test_a_restyle_encoder_is_refused_by_name(load):
     content = official(*networks(replace(ENCODER, input_channels=6)))
     with pytest.raises(CheckpointError, match="6 input channels: a ReStyle model"):

@@ -316,7 +316,7 @@ def test_no_function_beyond_the_list_can_be_reached(load, function):
 
 def test_the_functions_of_the_list_cannot_be_changed(tmp_path):
     path = tmp_path / "network.pkl"
-    change = b"\x80\x04ctorch._utils\n_rebuild_tensor_v2\n}\x8c\x04makeK\x01sb."  # BUILD with {"make": 1}
+    change = b"\x80\x04ctorch._utils\n_rebuild_tensor_v2\n}\x8c\x05_makeK\x01sb."  # BUILD with {"_make": 1}
     path.write_bytes(change)
     with pytest.raises(CheckpointError, match=r"damaged .a state for a function"):
         checkpoints.load(path)
