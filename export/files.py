@@ -92,22 +92,28 @@ def _load_torch(path: Path, *, mmap: bool) -> Any:
         raise nvidia_pickle.unreadable(path, error) from error
 
 
-def _plain_values() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    """Return what options may hold beyond the containers that torch allows: their names and builders.
+def _plain_values() -> list[Any]:
+    """Return what options may hold beyond the containers that torch allows.
 
-    Each name is given, because NumPy and Python have moved these between versions.
+    torch goes by the name of each, and NumPy and Python have moved some between versions.
     """
-    paths = [
-        (pathlib.PurePath, f"{module}.{system}Path")
-        for module in ("pathlib", "pathlib._local")
-        for system in ("Posix", "Windows", "PurePosix", "PureWindows")
-    ]
-    makers = nvidia_pickle.numpy_makers()
-    numpy = [(make, f"{module}.{name}") for (module, name), make in makers.items()]
+    makers = [_under(name, make) for name, make in nvidia_pickle.numpy_makers().items()]
+    for system in ("Posix", "Windows", "PurePosix", "PureWindows"):
+        makers += [
+            _under((module, f"{system}Path"), pathlib.PurePath) for module in ("pathlib", "pathlib._local")
+        ]
     dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdSU"}
-    return [
-        argparse.Namespace,
-        *paths,
-        *numpy,
-        *((dtype, f"numpy.dtypes.{dtype.__name__}") for dtype in dtypes),
-    ]
+    return [argparse.Namespace, *dtypes, *makers]
+
+
+def _under(full_name: tuple[str, str], make: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a builder under the name that a pickle has for it."""
+    if isinstance(make, type) and (make.__module__, make.__qualname__) == full_name:
+        return make
+
+    def maker(*args: Any) -> Any:
+        return make(*args)
+
+    maker.__module__, maker.__name__ = full_name
+    maker.__qualname__ = maker.__name__
+    return maker
