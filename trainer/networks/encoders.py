@@ -1,6 +1,7 @@
 """Encoders: picture -> W+ code (pSp, arXiv:2008.00951; e4e, arXiv:2102.02766)."""
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -119,7 +120,7 @@ class PyramidEncoder(Encoder):
         """Return the coarse, middle and fine maps, at 1/16, 1/8 and 1/4 of the input."""
         x = self.input_layer(images)
         taps = []
-        last_of_stage = torch.tensor(self.config.depths).cumsum(0).sub(1).tolist()
+        last_of_stage = [count - 1 for count in accumulate(self.config.depths)]
         for index, block in enumerate(self.body):
             x = block(x)
             if index in last_of_stage:

@@ -16,10 +16,7 @@ class EqualLinear(nn.Module):
         self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr_mul)
         self.bias = nn.Parameter(torch.full((outputs,), bias))
         self.lr_mul = lr_mul
-
-    @property
-    def scale(self) -> float:
-        return float(self.lr_mul / self.weight.shape[1] ** 0.5)
+        self.scale = lr_mul / inputs**0.5
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight * self.scale, self.bias * self.lr_mul)

@@ -1,0 +1,39 @@
+# make demo   a face from a sketch, with the lean runtime alone
+# make test   everything that the tests need, then the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+RUNTIME := $(VENV)/runtime.installed
+EVERYTHING := $(VENV)/everything.installed
+
+.PHONY: demo test check gpu-test clean
+
+demo: $(RUNTIME)
+	$(BIN)/psp-rt run models/sketch.engine models/drawing.png --output demo.png --couple
+	@echo "Look at demo.png: the drawing, and the face that the model makes of it."
+
+test: $(EVERYTHING) check
+	$(BIN)/python -m pytest
+
+check: $(EVERYTHING)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+gpu-test: $(EVERYTHING)
+	$(BIN)/python -m pytest -m gpu
+
+clean:
+	rm -rf $(VENV) demo.png
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[cpu]'
+	@touch $@
+
+$(EVERYTHING): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[cpu,export,train,dev]'
+	@touch $@ $(RUNTIME)
