@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from export.ops import ACTIVATION_GAIN, ModulatedConv, Upsample
+from export.ops import ACTIVATION_GAIN, AveragePool, ModulatedConv, Upsample
 from trainer.networks import Encoder, Generator, Noise
+from trainer.networks.encoders import LastLayerEncoder
 from trainer.networks.generator import StyledConv, ToRgb
 from trainer.networks.layers import EqualLinear
 
@@ -25,7 +26,7 @@ class EncoderGraph(nn.Module):
 
     def __init__(self, encoder: Encoder, latent_avg: Tensor | None, *, kind: str) -> None:
         super().__init__()
-        self.encoder = fold_batch_norms(encoder)
+        self.encoder = with_exportable_pool(fold_batch_norms(encoder))
         self.kind = kind
         self.register_buffer("latent_avg", latent_avg)
 
@@ -175,4 +176,12 @@ def fold_batch_norms(encoder: Encoder) -> Encoder:
                 if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
                     module[index] = fuse_conv_bn_eval(layer, following)
                     module[index + 1] = nn.Identity()
+    return encoder
+
+
+def with_exportable_pool(encoder: Encoder) -> Encoder:
+    """Return the encoder with the pooling of its last map, if it has one, in a form that ONNX has."""
+    if isinstance(encoder, LastLayerEncoder):
+        size = encoder.config.input_height // 16, encoder.config.input_width // 16
+        encoder.output_layer_2[1] = AveragePool(size, pooled=encoder.POOLED)
     return encoder

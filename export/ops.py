@@ -103,3 +103,27 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.pixel_shuffle(F.conv2d(x, self.weight, padding=1), 2)
+
+
+class AveragePool(nn.Module):
+    """Average over windows that may overlap: AdaptiveAvgPool2d, for any two sizes.
+
+    The exporter knows that one only where the output's side divides the input's, and naive W+ pools
+    16 pixels to 7. Averaging is linear in each axis, so it is a product with one matrix on each side.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, size: tuple[int, int], *, pooled: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", _averages(size[0], pooled))
+        self.register_buffer("columns", _averages(size[1], pooled).T.contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rows @ x @ self.columns
+
+
+def _averages(length: int, pooled: int) -> Tensor:
+    """Return the matrix [pooled, length] whose rows average the windows that PyTorch pools over."""
+    return F.adaptive_avg_pool1d(torch.eye(length), pooled).T.contiguous()
