@@ -25,14 +25,18 @@ class ModulatedConv(nn.Module):
     Args:
         weight: [O, I, k, k] with its run-time factor 1 / sqrt(fan_in) applied.
         gain: Factor on the result, folded into the demodulation.
+        bias: Added to the result, [O]; where a filter follows, it costs nothing as that one's bias.
         up: Double the resolution with the FIR kernel [4, 4] given.
     """
 
     weight: Tensor
     energies: Tensor
     epsilon: Tensor
+    bias: Tensor | None
 
-    def __init__(self, weight: Tensor, *, gain: float = 1.0, up: Tensor | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, *, gain: float = 1.0, bias: Tensor | None = None, up: Tensor | None = None
+    ) -> None:
         super().__init__()
         # [O]; an output channel without weights stays zero
         largest = weight.abs().amax(dim=(1, 2, 3)).clamp(min=torch.finfo(torch.float32).tiny)
@@ -43,20 +47,25 @@ class ModulatedConv(nn.Module):
         self.register_buffer(
             "epsilon", DEMODULATION_EPSILON * weight_scale.square()[None] / gain**2
         )  # [1, O]
-        self.upsample = None if up is None else UpConv(weight, up)
+        self.register_buffer("bias", bias[:, None, None] if bias is not None and up is None else None)
+        self.upsample = None if up is None else UpConv(weight, up, bias)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """Convolve [N, I, H, W] under a style [N, I]; the result is [N, O, H, W] or twice as large."""
-        style_scale = 1 / style.abs().amax(dim=1, keepdim=True)  # [N, 1]
+        largest = style.abs().amax(dim=1, keepdim=True).clamp(min=1e-12)  # a style of zeros gives zeros
+        style_scale = 1 / largest  # [N, 1]
         style = style * style_scale
         x = x * style[:, :, None, None]
-        x = F.conv2d(x, self.weight, padding=1) if self.upsample is None else self.upsample(x)
         energy = style.square() @ self.energies + self.epsilon * style_scale.square()
-        return x * energy.rsqrt()[:, :, None, None]
+        demodulation = energy.rsqrt()[:, :, None, None]
+        if self.upsample is not None:
+            return self.upsample(x, demodulation)
+        x = F.conv2d(x, self.weight, padding=1) * demodulation
+        return x if self.bias is None else x + self.bias
 
 
 class UpConv(nn.Module):
-    """Stride-2 transposed convolution and FIR filter.
+    """Stride-2 transposed convolution, demodulation, FIR filter with bias.
 
     Folding both into one 6x6 transposed convolution, or into four 3x3 ones for the four kinds of
     output pixel, needs four times the multiplications; on a CPU the two steps are twice as fast.
@@ -64,16 +73,18 @@ class UpConv(nn.Module):
 
     weight: Tensor
     fir: Tensor
+    bias: Tensor | None
 
-    def __init__(self, weight: Tensor, kernel: Tensor) -> None:
+    def __init__(self, weight: Tensor, kernel: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.register_buffer("weight", weight.transpose(0, 1).contiguous())
         channels = weight.shape[0]
         self.register_buffer("fir", kernel.flip(0, 1).expand(channels, 1, *kernel.shape).contiguous())
+        self.register_buffer("bias", bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.conv_transpose2d(x, self.weight, stride=2)
-        return F.conv2d(x, self.fir, padding=1, groups=self.fir.shape[0])
+    def forward(self, x: Tensor, demodulation: Tensor) -> Tensor:
+        x = F.conv_transpose2d(x, self.weight, stride=2) * demodulation
+        return F.conv2d(x, self.fir, self.bias, padding=1, groups=self.fir.shape[0])
 
 
 class Upsample(nn.Module):
