@@ -1,0 +1,73 @@
+"""OpenVINO on the graphs of the engine, as any tool reads them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.contenders.unavailable import Unavailable
+from benchmarks.workload import Workload, read
+from psp_rt import EngineFile, InputSpec
+from psp_rt.images import Pixels
+from psp_rt.style import Codes
+
+
+class OpenVino:
+    """OpenVINO on the CPU, FP32."""
+
+    def __init__(self, encoder: Any, generator: Any, spec: InputSpec) -> None:
+        self._encoder, self._generator, self._spec = encoder, generator, spec
+
+    @classmethod
+    def open(cls, workload: Workload) -> OpenVino:
+        """Compile the graphs."""
+        if importlib.util.find_spec("openvino") is None:
+            raise Unavailable("not installed; add it with: pip install openvino")
+        core = importlib.import_module("openvino").Core()
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",  # or it takes bfloat16 where the CPU has it
+            "INFERENCE_NUM_THREADS": workload.threads,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            extract(workload.engine, folder)
+            encoder, generator = (
+                core.compile_model(folder / f"{graph}.onnx", "CPU", settings)
+                for graph in ("encoder", "generator")
+            )
+        return cls(encoder, generator, workload.input)
+
+    def encode(self, images: Pixels) -> Codes:
+        """Return codes [N, L, D]."""
+        codes: Codes = self._encoder([images])[0]
+        return codes
+
+    def generate(self, codes: Codes) -> Pixels:
+        """Return RGB [N, H, W, 3]."""
+        weights = np.zeros(codes.shape[:2], np.float32)
+        pictures: Pixels = self._generator({"codes": codes, "reference": codes, "weights": weights})[0]
+        return pictures
+
+    def translate(self, pictures: Sequence[Path]) -> Sequence[Any]:
+        """Return N arrays [H, W, 3], RGB."""
+        return list(self.generate(self.encode(read(pictures, self._spec))))
+
+    def close(self) -> None:
+        """Let go of the models."""
+        self._encoder = self._generator = None
+
+
+def extract(engine: Path, folder: Path) -> None:
+    """Unzip the encoder and the generator of an engine."""
+    with EngineFile.open(engine) as file:
+        for name in file.names:
+            if name.startswith(("encoder", "generator")):
+                with file.view(name) as data:
+                    (folder / name).write_bytes(data)

@@ -1,0 +1,86 @@
+"""psp_rt as its users call it, and the sessions inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.workload import Workload, read
+from psp_rt import InputSpec, StyleMix, Translator
+from psp_rt.backends.onnx_runtime import OnnxRuntimeBackend
+from psp_rt.images import Pixels
+from psp_rt.style import Codes
+
+
+class PspRt:
+    """psp_rt, on ONNX Runtime."""
+
+    def __init__(self, translator: Translator) -> None:
+        self._translator = translator
+
+    @classmethod
+    def open(cls, workload: Workload) -> PspRt:
+        """Open the engine on the CPU."""
+        return cls(workload.translator.clone())
+
+    def encode(self, images: Pixels) -> Codes:
+        """Return codes [N, L, D]."""
+        return self._translator.encode(images)
+
+    def generate(self, codes: Codes) -> Pixels:
+        """Return RGB [N, H, W, 3]."""
+        return self._translator.generate(codes)
+
+    def translate(self, pictures: Sequence[Path]) -> Sequence[Any]:
+        """Return N PIL images, as users who pass paths get them."""
+        results: list[Any] = self._translator.run(list(pictures))
+        return results
+
+    def mix(self, image: Pixels, seeds: Sequence[int], first_row: int) -> Pixels:
+        """Return RGB [K, H, W, 3]: one image [H, W, C] in K random styles, from one row of its code on."""
+        results: Pixels = self._translator.run(
+            image, style=StyleMix.random(seeds, layers=f"{first_row + 1}-")
+        )
+        return results
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._translator.close()
+
+
+class BareSessions:
+    """The sessions of psp_rt, called directly: what psp_rt costs is the difference to this."""
+
+    def __init__(self, translator: Translator, spec: InputSpec) -> None:
+        backend = translator._backend  # the same options by construction
+        assert isinstance(backend, OnnxRuntimeBackend)
+        self._translator, self._spec = translator, spec
+        self._sessions: dict[str, Any] = backend._sessions
+
+    @classmethod
+    def open(cls, workload: Workload) -> BareSessions:
+        """Open the engine on the CPU."""
+        return cls(workload.translator.clone(), workload.input)
+
+    def encode(self, images: Pixels) -> Codes:
+        """Return codes [N, L, D]."""
+        codes: Codes = self._sessions["encoder"].run(None, {"image": images})[0]
+        return codes
+
+    def generate(self, codes: Codes) -> Pixels:
+        """Return RGB [N, H, W, 3]."""
+        feeds = {"codes": codes, "reference": codes, "weights": np.zeros(codes.shape[:2], np.float32)}
+        pictures: Pixels = self._sessions["generator"].run(None, feeds)[0]
+        return pictures
+
+    def translate(self, pictures: Sequence[Path]) -> Sequence[Any]:
+        """Return N arrays [H, W, 3], RGB."""
+        return list(self.generate(self.encode(read(pictures, self._spec))))
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._sessions = {}
+        self._translator.close()

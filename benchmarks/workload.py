@@ -1,0 +1,137 @@
+"""What is measured: an engine, the same model in PyTorch, and pictures to translate."""
+
+import gc
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.architecture import Architecture, draw
+from export import checkpoints
+from export.engine import export_engine
+from export.parity import draw_images
+from psp_rt import EngineFile, InputError, InputSpec, Manifest, Translator
+from psp_rt.images import Pixels, to_input
+
+ROOT = Path(__file__).parents[1]
+SEEDS = (1, 2, 3, 4)  # of the styles that are mixed in
+CACHE = Path(__file__).parent / ".cache"
+SOURCES = ("export", "trainer/networks", "psp_rt/manifest.py", "benchmarks/architecture.py")  # of an engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """One model and its inputs."""
+
+    name: str
+    engine: Path
+    manifest: Manifest
+    model: checkpoints.Model | None  # the same in PyTorch; None where only an engine was given
+    pictures: tuple[Path, ...]  # as many as the largest batch
+    threads: int
+
+    @property
+    def input(self) -> InputSpec:
+        assert self.manifest.input is not None
+        return self.manifest.input
+
+    @cached_property
+    def translator(self) -> Translator:
+        """The engine, opened on the CPU; contenders clone it, so that they run the same sessions."""
+        batch = max(4, len(self.pictures))  # one batch is never run in parts
+        return Translator(self.engine, device="cpu", color="rgb", threads=self.threads, max_batch=batch)
+
+    @property
+    def first_mixed_row(self) -> int:
+        """Return where styles are mixed in: the paper's layers 8 to 18, or all rows of a small model."""
+        return 7 if self.manifest.num_styles > 7 else 0
+
+    def close(self) -> None:
+        """Let go of the engine, if it was opened."""
+        if "translator" in self.__dict__:
+            self.translator.close()
+
+    def images(self, batch: int) -> Pixels:
+        """Return pictures as the encoder takes them, [N, H, W, C]."""
+        return read(self.pictures[:batch], self.input)
+
+
+def read(pictures: Sequence[Path], spec: InputSpec) -> Pixels:
+    """Decode and resize pictures: the one piece of work that all contenders share."""
+    return np.stack([to_input(picture, spec) for picture in pictures])
+
+
+def drawn_workload(
+    architecture: Architecture, *, batch: int, threads: int, report: Callable[[str], None]
+) -> Workload:
+    """Return a model with drawn weights; its engine is made once and then kept."""
+    engine = cached_engine(architecture, report)
+    return _workload(architecture.name, engine, draw(architecture), batch=batch, threads=threads)
+
+
+def given_workload(engine: Path, checkpoint: Path | None, *, batch: int, threads: int) -> Workload:
+    """Return a user's engine, and the checkpoint that it was made from, if that is there."""
+    model = checkpoints.load(checkpoint) if checkpoint else None
+    return _workload(engine.stem, engine, model, batch=batch, threads=threads)
+
+
+def _workload(
+    name: str, engine: Path, model: checkpoints.Model | None, *, batch: int, threads: int
+) -> Workload:
+    with EngineFile.open(engine) as file:
+        manifest = file.manifest
+    if manifest.input is None:
+        raise InputError(f"{engine} has no encoder; expected an engine that translates pictures")
+    if manifest.noise == "random":
+        raise InputError(
+            f"{engine} draws new noise at every run, so its pictures cannot be compared; "
+            "export it with --noise const"
+        )
+    return Workload(
+        name=name,
+        engine=engine,
+        manifest=manifest,
+        model=model,
+        pictures=draw_pictures(manifest.input, batch, CACHE / "pictures"),
+        threads=threads,
+    )
+
+
+def draw_pictures(spec: InputSpec, count: int, folder: Path) -> tuple[Path, ...]:
+    """Write pictures of twice the input's size, so that they must be decoded and resized."""
+    folder.mkdir(parents=True, exist_ok=True)
+    smooth, rough = draw_images(replace(spec, height=2 * spec.height, width=2 * spec.width))
+    paths = []
+    for index in range(count):
+        pixels = np.roll(smooth, 7 * index, axis=1)
+        pixels[: spec.height // 4] = rough[: spec.height // 4]
+        path = folder / f"{spec.kind}{spec.labels or ''}-{spec.width}x{spec.height}-{index}.png"
+        Image.fromarray(pixels if spec.channels == 3 else pixels[..., 0]).save(path)
+        paths.append(path)
+    return tuple(paths)
+
+
+def cached_engine(architecture: Architecture, report: Callable[[str], None]) -> Path:
+    """Return the engine of an architecture; it is made again when the code that makes it has changed."""
+    CACHE.mkdir(exist_ok=True)
+    path = CACHE / f"{architecture.name}-{_key(architecture)}.engine"
+    if not path.exists():
+        for outdated in CACHE.glob(f"{architecture.name}-????????????.engine"):
+            outdated.unlink()  # a full-size engine has more than a gigabyte
+        export_engine(draw(architecture), path, report=report)
+        gc.collect()
+    return path
+
+
+def _key(architecture: Architecture) -> str:
+    digest = hashlib.sha256(f"{architecture} torch {torch.__version__}".encode())
+    for source in SOURCES:
+        place = ROOT / source
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
