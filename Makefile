@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 RUNTIME := $(VENV)/runtime.installed
 EVERYTHING := $(VENV)/everything.installed
 
-.PHONY: demo test check gpu-test clean
+.PHONY: demo test check gpu-test benchmark readme-tables clean
 
 demo: $(RUNTIME)
 	$(BIN)/psp-rt run models/sketch.engine models/drawing.png --output demo.png --couple
@@ -23,6 +23,12 @@ check: $(EVERYTHING)
 
 gpu-test: $(EVERYTHING)
 	$(BIN)/python -m pytest -m gpu
+
+benchmark: $(EVERYTHING)
+	$(BIN)/python benchmarks/latency.py --json benchmarks/results/cpu-1024.json
+
+readme-tables: $(EVERYTHING)
+	$(BIN)/python benchmarks/readme_tables.py
 
 clean:
 	rm -rf $(VENV) demo.png

@@ -173,13 +173,17 @@ def _run_all(
 
 
 def _beside(source: Image.Image, result: Image.Image) -> Image.Image:
-    """Return the input, scaled to the result's height, and the result on its right."""
-    shown = over_white(source).convert("RGB")
-    shown = shown.resize((max(1, round(shown.width * result.height / shown.height)), result.height))
-    both = Image.new("RGB", (shown.width + result.width, result.height))
-    both.paste(shown, (0, 0))
-    both.paste(result, (shown.width, 0))
+    """Return the input and the result on its right, the smaller one scaled to the height of the other."""
+    height = max(source.height, result.height)
+    shown = [_scaled(over_white(image).convert("RGB"), height) for image in (source, result)]
+    both = Image.new("RGB", (sum(image.width for image in shown), height))
+    both.paste(shown[0], (0, 0))
+    both.paste(shown[1], (shown[0].width, 0))
     return both
+
+
+def _scaled(image: Image.Image, height: int) -> Image.Image:
+    return image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.BICUBIC)
 
 
 def _tell_written(targets: Sequence[Path]) -> None:

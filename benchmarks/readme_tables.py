@@ -1,0 +1,78 @@
+"""Write README's tables from the committed results: ``make readme-tables``.
+
+Each table stands between two comments, ``<!-- NAME: ... -->`` and ``<!-- /NAME -->``, and is made from the
+JSON file that `benchmarks/latency.py` wrote. tests/test_readme.py holds that README agrees.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+CPU = RESULTS / "cpu-1024.json"
+STAGES = ("encode", "generate", "end to end")
+NAMES = {
+    "pytorch-original": "PyTorch, original formulation",
+    "pytorch": "PyTorch, our networks",
+    "psp_rt-cpu": "psp_rt",
+}
+
+
+def main() -> None:
+    """Rewrite README."""
+    readme = ROOT / "README.md"
+    readme.write_text(updated(readme.read_text()))
+
+
+def updated(text: str) -> str:
+    """Return README's text with every table made anew."""
+    return _replace(text, "speed", speed(json.loads(CPU.read_text())))
+
+
+def speed(results: Mapping[str, Any]) -> str:
+    """Return the table of medians on a CPU, and what else is promised."""
+    model, where = results["models"][0], results["provenance"]
+    medians = {(timing["contender"], timing["stage"]): timing["p50_ms"] for timing in model["timings"]}
+    lines = [
+        f"The official architecture (input 256, output 1024) with drawn weights, one picture, {where['threads']} "
+        f"threads of a {where['cpu']} ({where['cpus']} cores), medians of {results['settings']['rounds']} rounds:",
+        "",
+        "| seconds | " + " | ".join(STAGES) + " |",
+        "| --- |" + " ---: |" * len(STAGES),
+    ]
+    for contender, name in NAMES.items():
+        times = [f"{medians[contender, stage] / 1000:.2f}" for stage in STAGES]
+        lines.append(f"| {name} | " + " | ".join(times) + " |")
+    faster = [medians["pytorch-original", stage] / medians["psp_rt-cpu", stage] for stage in STAGES]
+    lines.append("| **original / psp_rt** | " + " | ".join(f"**{ratio:.2f}x**" for ratio in faster) + " |")
+    mixed = medians["psp_rt-cpu", "4 runs"] / medians["psp_rt-cpu", "4 mixed"]
+    lines += [
+        "",
+        f"Four style-mixed results of one picture take {medians['psp_rt-cpu', '4 mixed'] / 1000:.2f} s together, "
+        f"{mixed:.2f}x less than four full runs.",
+        *(
+            f"{fresh['what']}: import {fresh['import_s']:.2f} s, open {fresh['open_s']:.2f} s, first picture "
+            f"{fresh['first_run_s']:.2f} s, peak memory {fresh['peak_mib']:.0f} MiB."
+            for fresh in model["fresh"]
+        ),
+        "",
+        f"Made by `{where['command']}`, then `make readme-tables`; the whole result is in "
+        f"[{CPU.relative_to(ROOT)}]({CPU.relative_to(ROOT)}).",
+    ]
+    return "\n".join(lines)
+
+
+def _replace(text: str, name: str, table: str) -> str:
+    pattern = re.compile(rf"(<!-- {name}:[^\n]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    found, count = pattern.subn(lambda match: f"{match[1]}{table}\n{match[2]}", text)
+    if count != 1:
+        sys.exit(f"README.md has {count} places for the table {name}; expected 1")
+    return found
+
+
+if __name__ == "__main__":
+    main()
