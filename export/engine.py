@@ -81,6 +81,7 @@ def export_engine(
         write_engine(trial, _describe(model, checked_noise, storage, figures), members)
         figures |= parity.measure(trial, expected)
         trial.unlink()
+        parity.check_finite(figures)
         if not force:
             parity.check(figures)
 

@@ -121,6 +121,20 @@ def measure(engine: Path, expected: Expected) -> dict[str, float]:
     return figures
 
 
+def check_finite(figures: Mapping[str, float]) -> None:
+    """Refuse an engine that computes no numbers: there is nothing to force, not even a manifest.
+
+    Raises:
+        ParityError: A figure is infinite or none.
+    """
+    for name, figure in figures.items():
+        if not np.isfinite(figure):
+            raise ParityError(
+                f"the engine computes NaN or infinity: {name} is {figure}. Nothing was written; the weights "
+                "are too large for the arithmetic, use another checkpoint"
+            )
+
+
 def check(figures: Mapping[str, float]) -> None:
     """Refuse an engine that is off.
 

@@ -84,8 +84,8 @@ def test_pictures_follow_the_equations(exported):
 
 def test_mapped_styles_follow_the_equations(exported):
     for seed in (1, 2):
-        z = np.random.default_rng(seed).standard_normal(12, dtype=np.float32)
+        z = np.random.default_rng(seed).standard_normal(20, dtype=np.float32)
         expected = oracle.map_styles(exported.arrays, z[None].astype(np.float64))
         found = exported.translator.sample(seed)
-        assert found.shape == (8, 12)
+        assert found.shape == (8, 20)
         assert np.abs(found - expected).max() < 1e-4 * np.ptp(expected)

@@ -9,7 +9,7 @@ import torch
 
 from trainer.networks import Encoder, EncoderConfig, EncoderKind, Generator, GeneratorConfig
 
-GENERATOR = GeneratorConfig(channels=(8, 8, 6, 4), style_dim=12, mapping_layers=3)  # 32 pixels, 8 styles
+GENERATOR = GeneratorConfig(channels=(8, 8, 6, 4), style_dim=20, mapping_layers=3)  # 32 pixels, 8 styles
 DEPTHS = (1, 2, 1, 2)
 ENCODER_TYPES: dict[EncoderKind, str] = {
     "psp": "GradualStyleEncoder",
