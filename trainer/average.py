@@ -1,0 +1,28 @@
+"""The running average of a network's weights: what training hands on."""
+
+import torch
+from torch import nn
+
+
+def decay(*, images: int, images_seen: int, halflife_images: float = 10e3) -> float:
+    """Return how much of the average stays after a step of `images`.
+
+    The half-life counts images, not steps, so it means the same at any batch size. Early on it is
+    5 % of what was seen, else the average would remember the first weights, which were drawn.
+    """
+    halflife = min(halflife_images, 0.05 * images_seen)
+    return float(0.5 ** (images / halflife)) if halflife > 0 else 0.0
+
+
+@torch.no_grad()
+def update(
+    average: nn.Module, network: nn.Module, *, images: int, images_seen: int, halflife_images: float = 10e3
+) -> None:
+    """Move an average towards its network after a step of `images`, the last of `images_seen`.
+
+    Buffers, such as the statistics of a batch normalisation, are copied.
+    """
+    share = 1 - decay(images=images, images_seen=images_seen, halflife_images=halflife_images)
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), share)
+    for kept, value in zip(average.buffers(), network.buffers(), strict=True):
+        kept.copy_(value)
