@@ -53,6 +53,11 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "latent_avg": model.latent_avg,
         "training": checkpoint.training,
     }
+    write(path, content)
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write plain containers and tensors whole or not at all: what was there before stays until then."""
     unfinished = path.with_name(path.name + ".partial")
     try:
         with unfinished.open("wb") as file:
@@ -74,13 +79,21 @@ def load(path: Path) -> Checkpoint:
     Raises:
         InputError: Not such a file.
     """
+    return parse(read(path), name=str(path))
+
+
+def read(path: Path) -> Any:
+    """Return the plain containers and tensors of a file that `write` wrote.
+
+    Raises:
+        InputError: No such file, or not one that can be read without running code.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist") from error
     except Exception as error:  # torch has no common error for a file that is not its own
         raise InputError(f"{path} cannot be read as a checkpoint: {error}") from error
-    return parse(content, name=str(path))
 
 
 def parse(content: Any, *, name: str) -> Checkpoint:
@@ -102,7 +115,7 @@ def parse(content: Any, *, name: str) -> Checkpoint:
             model=Translation(encoder, generator, latent_avg).eval(),
             training=content["training"],
         )
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} is damaged or was made by another version: {error}") from error
 
 
