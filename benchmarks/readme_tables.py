@@ -38,8 +38,9 @@ def speed(results: Mapping[str, Any]) -> str:
     model, where = results["models"][0], results["provenance"]
     medians = {(timing["contender"], timing["stage"]): timing["p50_ms"] for timing in model["timings"]}
     lines = [
-        f"The official architecture (input 256, output 1024) with drawn weights, one picture, {where['threads']} "
-        f"threads of a {where['cpu']} ({where['cpus']} cores), medians of {results['settings']['rounds']} rounds:",
+        "The official architecture (input 256, output 1024) with drawn weights, one picture, "
+        f"{where['threads']} threads of a {where['cpu']} ({where['cpus']} cores), medians of "
+        f"{results['settings']['rounds']} rounds:",
         "",
         "| seconds | " + " | ".join(STAGES) + " |",
         "| --- |" + " ---: |" * len(STAGES),
@@ -52,8 +53,8 @@ def speed(results: Mapping[str, Any]) -> str:
     mixed = medians["psp_rt-cpu", "4 runs"] / medians["psp_rt-cpu", "4 mixed"]
     lines += [
         "",
-        f"Four style-mixed results of one picture take {medians['psp_rt-cpu', '4 mixed'] / 1000:.2f} s together, "
-        f"{mixed:.2f}x less than four full runs.",
+        f"Four style-mixed results of one picture take {medians['psp_rt-cpu', '4 mixed'] / 1000:.2f} s "
+        f"together; four full runs take {mixed:.2f} times as long.",
         *(
             f"{fresh['what']}: import {fresh['import_s']:.2f} s, open {fresh['open_s']:.2f} s, first picture "
             f"{fresh['first_run_s']:.2f} s, peak memory {fresh['peak_mib']:.0f} MiB."

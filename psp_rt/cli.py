@@ -183,7 +183,9 @@ def _beside(source: Image.Image, result: Image.Image) -> Image.Image:
 
 
 def _scaled(image: Image.Image, height: int) -> Image.Image:
-    return image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.BICUBIC)
+    return image.resize(
+        (max(1, round(image.width * height / image.height)), height), Image.Resampling.BICUBIC
+    )
 
 
 def _tell_written(targets: Sequence[Path]) -> None:

@@ -1,0 +1,94 @@
+"""Every block of README runs, and every number in it comes from a committed result."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import readme_tables
+from tests import tiny_models
+from trainer.losses.lpips import LpipsAlex
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+PYTHON = [text for language, text in BLOCKS if language == "python"]
+SHELL = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines()]
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "models" / "sketch.engine").is_file(),
+    reason="the demonstration model is not in this checkout",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with the files that README speaks of."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copy(ROOT / "models" / "sketch.engine", folder)
+    shutil.copy(ROOT / "models" / "drawing.png", folder)
+    drawing = Image.open(folder / "drawing.png")
+    drawing.rotate(5, fillcolor=255).save(folder / "friend.png")
+    (folder / "drawings").mkdir()
+    drawing.save(folder / "drawings" / "one.png")
+    rng = np.random.default_rng(0)
+    for name in ("photos", "held-out"):
+        (folder / name).mkdir()
+        for number in range(3):
+            noise = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+            noise.resize((96, 96)).save(folder / name / f"{number}.png")
+    noise.resize((300, 200)).save(folder / "photo.jpg")
+    write_lpips(folder / "alexnet.pth", folder / "alex.pth")
+    tiny_models.write_official(folder / "psp_ffhq_encode.pt")
+    return folder
+
+
+def write_lpips(features: Path, heads: Path) -> None:
+    """Write drawn LPIPS weights in the two files that the trainer reads."""
+    torch.manual_seed(0)
+    lpips = LpipsAlex()
+    convs = {f"features.{name}": tensor for name, tensor in lpips.convs.state_dict().items()}
+    torch.save(convs, features)
+    lines = {f"lin{n}.model.1.weight": torch.full((1, len(h), 1, 1), 0.1) for n, h in enumerate(lpips.heads)}
+    torch.save(lines, heads)
+
+
+def test_the_readme_has_blocks_to_run():
+    assert len(PYTHON) >= 4
+    assert len(SHELL) >= 8
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
+def test_a_python_block_runs(block, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_shell_lines_run_one_after_another(folder):
+    for line in SHELL:
+        words = shlex.split(line)
+        if words[0] == "psp-rt":
+            words = [sys.executable, "-m", "psp_rt", *words[1:]]
+        elif words[0] == "python":
+            words[0] = sys.executable
+        done = subprocess.run(
+            words,
+            cwd=folder,
+            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_WAIT_POLICY": "PASSIVE"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_tables_agree_with_the_committed_results():
+    assert readme_tables.updated(README) == README
