@@ -34,7 +34,8 @@ def export_engine(
     """Write the engine file of a model.
 
     Args:
-        model: The model. Its encoder is rewritten for inference and cannot be trained on.
+        model: The model. Its encoder is rewritten for inference and cannot be trained on; with
+            ``fp16`` its encoder and its latent average keep the rounded values.
         output: NAME.engine; it appears when it is complete.
         noise: ``const`` uses the checkpoint's noise pictures, ``random`` draws new ones at every
             run, ``none`` leaves them out.
