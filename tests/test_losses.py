@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from psp_rt.errors import PspError
-from trainer.losses.lpips import LAYERS, LpipsAlex
+from trainer.losses.lpips import ALEX, LpipsAlex
 
 SHARED = Path(__file__).parents[2] / "shared"
 needs_weights = pytest.mark.skipif(
@@ -34,7 +34,7 @@ def files(tmp_path):
     }
     heads = {
         f"lin{i}.model.1.weight": torch.rand(1, channels, 1, 1)
-        for i, (_, channels, *_) in enumerate(LAYERS.values())
+        for i, (_, channels, *_) in enumerate(ALEX.layers.values())
     }
     torch.save(features, tmp_path / "features.pt")
     torch.save(features | {"classifier.1.weight": torch.zeros(2, 2)}, tmp_path / "whole_alexnet.pth")

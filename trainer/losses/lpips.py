@@ -1,4 +1,4 @@
-"""LPIPS v0.1 with AlexNet features: how different two images look.
+"""LPIPS v0.1 with AlexNet or VGG-16 features: how different two images look.
 
 R. Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
 arXiv:1801.03924. Five feature maps of each image are brought to unit length at every position;
@@ -8,36 +8,67 @@ The weights are read from two files that the user names; nothing is downloaded.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psp_rt.errors import InputError
+from trainer.losses import weight_files
 
-FEATURES_SOURCE = (
-    "torchvision's AlexNet weights (https://download.pytorch.org/models/alexnet-owt-7be5be79.pth) "
-    "or its features.* tensors alone"
+HEADS = "https://github.com/richzhang/PerceptualSimilarity, lpips/weights/v0.1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """A feature network, as torchvision's `features` numbers its layers."""
+
+    layers: Mapping[int, tuple[int, int, int, int, int]]  # in, out, kernel, stride, padding
+    taps: tuple[int, ...]  # layers whose maps are compared, after their ReLU
+    pooled_before: tuple[int, ...]
+    pool: int  # pixels a side of the max-pooling, whose stride is 2
+    smallest: int  # pixels a side: below it a pooling has nothing left
+    source: str
+    heads_source: str
+
+
+ALEX = Features(
+    layers={
+        0: (3, 64, 11, 4, 2),
+        3: (64, 192, 5, 1, 2),
+        6: (192, 384, 3, 1, 1),
+        8: (384, 256, 3, 1, 1),
+        10: (256, 256, 3, 1, 1),
+    },
+    taps=(0, 3, 6, 8, 10),
+    pooled_before=(3, 6),
+    pool=3,
+    smallest=31,
+    source="torchvision's AlexNet weights (https://download.pytorch.org/models/alexnet-owt-7be5be79.pth) "
+    "or its features.* tensors alone",
+    heads_source=f"alex.pth of LPIPS v0.1 ({HEADS}/alex.pth)",
 )
-HEADS_SOURCE = (
-    "alex.pth of LPIPS v0.1 (https://github.com/richzhang/PerceptualSimilarity, lpips/weights/v0.1/alex.pth)"
+_VGG_CHANNELS = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256)}
+_VGG_CHANNELS |= {14: (256, 256), 17: (256, 512)} | dict.fromkeys((19, 21, 24, 26, 28), (512, 512))
+VGG = Features(
+    layers={index: (*channels, 3, 1, 1) for index, channels in _VGG_CHANNELS.items()},
+    taps=(2, 7, 14, 21, 28),
+    pooled_before=(5, 10, 17, 24),
+    pool=2,
+    smallest=16,
+    source="torchvision's VGG-16 weights (https://download.pytorch.org/models/vgg16-397923af.pth) "
+    "or its features.* tensors alone",
+    heads_source=f"vgg.pth of LPIPS v0.1 ({HEADS}/vgg.pth)",
 )
 
-# Index in torchvision's `features` -> in channels, out channels, kernel size, stride, padding.
-LAYERS = {
-    0: (3, 64, 11, 4, 2),
-    3: (64, 192, 5, 1, 2),
-    6: (192, 384, 3, 1, 1),
-    8: (384, 256, 3, 1, 1),
-    10: (256, 256, 3, 1, 1),
-}
-POOLED_BEFORE = (3, 6)  # 3x3 max-pooling, stride 2
-MIN_SIZE = 31  # pixels a side: below it the second pooling has nothing left
+Kind = TypeVar("Kind", bound="Lpips")
 
 
-class LpipsAlex(nn.Module):
-    """Measure the perceptual distance of images.
+class Lpips(nn.Module):
+    """Measure the perceptual distance of images; `LpipsAlex` and `LpipsVgg` are the two kinds.
 
     >>> lpips = LpipsAlex.load(features="alexnet-owt-7be5be79.pth", heads="alex.pth")
     >>> with torch.no_grad():
@@ -45,28 +76,32 @@ class LpipsAlex(nn.Module):
     >>> loss = lpips.distance(lpips.features(images), wanted).mean()
     """
 
+    NETWORK: Features
     shift: Tensor
     scale: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.convs = nn.ModuleDict({str(index): nn.Conv2d(*shape) for index, shape in LAYERS.items()})
-        self.heads = nn.ParameterList([torch.zeros(channels) for _, channels, *_ in LAYERS.values()])
+        layers = self.NETWORK.layers
+        self.convs = nn.ModuleDict({str(index): nn.Conv2d(*shape) for index, shape in layers.items()})
+        self.heads = nn.ParameterList([torch.zeros(layers[tap][1]) for tap in self.NETWORK.taps])
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1))
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1))
         self.requires_grad_(False)
 
     @classmethod
-    def load(cls, *, features: str | Path, heads: str | Path) -> "LpipsAlex":
-        """Build it from the AlexNet file and the file of linear heads."""
-        lpips = cls()
-        convs = _read_tensors(features, source=FEATURES_SOURCE)
-        lines = _read_tensors(heads, source=HEADS_SOURCE)
+    def load(cls: type[Kind], *, features: str | Path, heads: str | Path) -> Kind:
+        """Build it from the file of the feature network and the file of linear heads."""
+        lpips, network = cls(), cls.NETWORK
+        convs = weight_files.read(features, source=network.source)
+        lines = weight_files.read(heads, source=network.heads_source)
         for index, conv in lpips.convs.items():
             for part in ("weight", "bias"):
-                _copy(getattr(conv, part), convs, f"features.{index}.{part}", features, FEATURES_SOURCE)
+                name = f"features.{index}.{part}"
+                weight_files.copy(getattr(conv, part), convs, name, features, network.source)
         for number, head in enumerate(lpips.heads):
-            _copy(head.view(1, -1, 1, 1), lines, f"lin{number}.model.1.weight", heads, HEADS_SOURCE)
+            name = f"lin{number}.model.1.weight"
+            weight_files.copy(head.view(1, -1, 1, 1), lines, name, heads, network.heads_source)
         return lpips.eval()
 
     def features(self, images: Tensor) -> list[Tensor]:
@@ -75,18 +110,20 @@ class LpipsAlex(nn.Module):
         They are float32 of unit length at every position: under bfloat16 autocast only the
         convolutions run in bfloat16, whose 8 bits would blur the differences of near images.
         """
-        if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < MIN_SIZE:
+        network = self.NETWORK
+        if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < network.smallest:
             raise InputError(
-                f"LPIPS needs RGB images [N, 3, H, W] of at least {MIN_SIZE} pixels a side, "
+                f"LPIPS needs RGB images [N, 3, H, W] of at least {network.smallest} pixels a side, "
                 f"got {tuple(images.shape)}; enlarge them first"
             )
         x = (images.float() - self.shift) / self.scale
         maps = []
-        for index, conv in self.convs.items():
-            if int(index) in POOLED_BEFORE:
-                x = F.max_pool2d(x, kernel_size=3, stride=2)
+        for name, conv in self.convs.items():
+            if int(name) in network.pooled_before:
+                x = F.max_pool2d(x, kernel_size=network.pool, stride=2)
             x = F.relu(conv(x))
-            maps.append(_unit_length(x.float()))
+            if int(name) in network.taps:
+                maps.append(_unit_length(x.float()))
         return maps
 
     def distance(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
@@ -102,30 +139,19 @@ class LpipsAlex(nn.Module):
         return self.distance(self.features(images), self.features(targets))
 
 
+class LpipsAlex(Lpips):
+    """LPIPS with AlexNet, which pSp trains with."""
+
+    NETWORK = ALEX
+
+
+class LpipsVgg(Lpips):
+    """LPIPS with VGG-16: three times the layers, for those whose other figures use it."""
+
+    NETWORK = VGG
+
+
 def _unit_length(x: Tensor) -> Tensor:
     # The clamp keeps the gradient finite where every channel is zero; the root's would be infinite.
     length = x.square().sum(dim=1, keepdim=True).clamp_min(1e-24).sqrt()
     return x / (length + 1e-10)
-
-
-def _read_tensors(path: str | Path, *, source: str) -> Mapping[str, Tensor]:
-    try:
-        tensors = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch raises a dozen kinds for a file that is none of its own
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"cannot read {path} ({reason}); expected {source}") from error
-    if not isinstance(tensors, Mapping):
-        raise InputError(f"{path} holds a {type(tensors).__name__}, not named tensors; expected {source}")
-    return tensors
-
-
-def _copy(target: Tensor, tensors: Mapping[str, Tensor], name: str, path: str | Path, source: str) -> None:
-    found = tensors.get(name)
-    if not isinstance(found, Tensor):
-        raise InputError(f"{path} has no tensor {name}; expected {source}")
-    if found.shape != target.shape:
-        raise InputError(
-            f"{name} in {path} is {tuple(found.shape)}, not {tuple(target.shape)}; expected {source}"
-        )
-    with torch.no_grad():
-        target.copy_(found)

@@ -1,0 +1,118 @@
+"""The weighted sum of losses that an encoder learns from (pSp, section 3.1)."""
+
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from psp_rt.errors import InputError
+from trainer.losses import identity as identities
+from trainer.losses import lpips as perceptual
+from trainer.losses import moco as mocos
+from trainer.losses.identity import INNER_FACE, Identity
+from trainer.losses.lpips import Lpips
+from trainer.losses.moco import Moco
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """How much each loss counts; 0 leaves it out.
+
+    Args:
+        l2: Mean squared difference.
+        lpips: Perceptual distance.
+        identity: 1 - cosine of face embeddings.
+        moco: 1 - cosine of features, for other domains than faces.
+        w_norm: Distance of the code from the mean style.
+        inner_l2: Mean squared difference inside the face.
+        inner_lpips: Perceptual distance inside the face.
+    """
+
+    l2: float = 1.0
+    lpips: float = 0.8
+    identity: float = 0.0
+    moco: float = 0.0
+    w_norm: float = 0.0
+    inner_l2: float = 0.0
+    inner_lpips: float = 0.0
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if not 0 <= getattr(self, each.name) < float("inf"):
+                raise InputError(
+                    f"the weight of the loss {each.name} is {getattr(self, each.name)}, expected 0 or more"
+                )
+
+
+class Criterion(nn.Module):
+    """Compute every loss that counts, and their weighted sum."""
+
+    def __init__(
+        self,
+        weights: LossWeights,
+        *,
+        lpips: Lpips | None = None,
+        identity: Identity | None = None,
+        moco: Moco | None = None,
+    ) -> None:
+        super().__init__()
+        self.weights = weights
+        self.lpips, self.identity, self.moco = lpips, identity, moco
+        _need(weights.lpips, "lpips", lpips, "--lpips-features and --lpips-heads", perceptual.ALEX.source)
+        _need(weights.inner_lpips, "inner_lpips", lpips, "--lpips-features and --lpips-heads",
+              perceptual.ALEX.source)  # fmt: skip
+        _need(weights.identity, "identity", identity, "--identity", identities.SOURCE)
+        _need(weights.moco, "moco", moco, "--moco", mocos.SOURCE)
+
+    def forward(self, images: Tensor, targets: Tensor, offsets: Tensor) -> dict[str, Tensor]:
+        """Return the losses by name, and their weighted sum as ``total``.
+
+        Args:
+            images: What the model made, RGB [N, 3, S, S] in [-1, 1].
+            targets: What it should have made.
+            offsets: Its codes minus the mean style, [N, L, D].
+        """
+        weights, losses = self.weights, dict[str, Tensor]()
+        if weights.l2:
+            losses["l2"] = F.mse_loss(images, targets)
+        if weights.inner_l2:
+            losses["inner_l2"] = F.mse_loss(INNER_FACE.cut(images), INNER_FACE.cut(targets))
+        if weights.lpips and self.lpips:
+            losses["lpips"] = _distance(self.lpips, images, targets)
+        if weights.inner_lpips and self.lpips:
+            losses["inner_lpips"] = _distance(self.lpips, INNER_FACE.cut(images), INNER_FACE.cut(targets))
+        if weights.identity and self.identity:
+            losses["identity"] = _difference(self.identity, images, targets)
+        if weights.moco and self.moco:
+            losses["moco"] = _difference(self.moco, images, targets)
+        if weights.w_norm:
+            losses["w_norm"] = w_norm(offsets)
+        terms = [getattr(weights, name) * value for name, value in losses.items()]
+        losses["total"] = torch.stack(terms).sum() if terms else images.sum() * 0
+        return losses
+
+
+def w_norm(offsets: Tensor) -> Tensor:
+    """Return how far codes [N, L, D] lie from the mean style: the mean of their Frobenius norms."""
+    return offsets.float().flatten(1).norm(dim=1).mean()
+
+
+def _distance(lpips: Lpips, images: Tensor, targets: Tensor) -> Tensor:
+    with torch.no_grad():
+        wanted = lpips.features(targets)
+    return lpips.distance(lpips.features(images), wanted).mean()
+
+
+def _difference(network: Identity | Moco, images: Tensor, targets: Tensor) -> Tensor:
+    with torch.no_grad():
+        wanted = network.embed(targets)
+    return 1 - (network.embed(images) * wanted).sum(dim=1).mean()
+
+
+def _need(weight: float, name: str, network: nn.Module | None, option: str, source: str) -> None:
+    if weight and network is None:
+        raise InputError(
+            f"the loss {name} has the weight {weight} but no file: name it with {option} ({source}), "
+            f"or leave the loss out with --set losses.{name}=0"
+        )
