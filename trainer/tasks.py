@@ -1,0 +1,232 @@
+"""What is trained and how: a recipe for each task of the paper, in `recipes/TASK.toml`.
+
+A recipe names only what differs from the defaults below, which are the official ones. Users copy
+one and pass it as ``--recipe``, or change single values with ``--set``:
+
+    python -m trainer encoder --task sketch --set batch=16 --set losses.w_norm=0 ...
+"""
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from psp_rt.errors import InputError
+from trainer.losses.criterion import LossWeights
+from trainer.networks import EncoderConfig, EncoderKind, GeneratorConfig, Noise
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+TASKS = (
+    "inversion",
+    "frontalization",
+    "sketch",
+    "segmentation",
+    "super-resolution",
+    "inpainting",
+    "toonify",
+)
+FOLDER = Path(__file__).parent / "recipes"
+Source = Literal["photo", "sketch", "low-resolution", "masked", "pairs"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides the outcome of a training run, apart from its files.
+
+    Args:
+        task: A name; the file that is exported carries it.
+        kind: What the encoder reads: RGB, one channel in [0, 1], or label maps.
+        source: How the input is made from the photo, or ``pairs`` where a folder has it.
+        mirror: Mirror half of the pairs, ``together`` or source and target ``apart``; or ``none``.
+        factors: Of ``low-resolution``: how many times smaller the input may be.
+        labels: Of ``labels``: how many.
+        losses: The weight of each loss.
+        lpips_network: Features that LPIPS compares.
+        loss_size: Pixels a side that pictures are pooled to before they are compared.
+        encoder: The kind of encoder.
+        input_size: Pixels a side that the encoder reads.
+        widths: Of the encoder, see `EncoderConfig`.
+        depths: Likewise.
+        head_width: Likewise.
+        noise: What the generator adds while training.
+        start_from_average: Encoders give the difference to the generator's mean style.
+        optimizer: Ranger is RAdam with Lookahead and centred gradients.
+        learning_rate: Constant.
+        batch: Images of one step, over all processes.
+        parts: A process takes its share of the batch in so many parts, one after the other.
+        precision: ``bf16`` computes convolutions in bfloat16; weights stay FP32.
+        images: How many to train on.
+        report_images: A report, a checkpoint and a sheet every so many.
+        halflife_images: Of the running average of the weights, which is what gets exported.
+        seed: Of everything that is drawn.
+    """
+
+    task: str
+    kind: Literal["rgb", "gray", "labels"]
+    source: Source
+    mirror: Literal["together", "apart", "none"]
+    factors: tuple[int, ...] = ()
+    labels: int | None = None
+    losses: LossWeights = field(default_factory=LossWeights)
+    lpips_network: Literal["alex", "vgg"] = "alex"
+    loss_size: int = 256
+    encoder: EncoderKind = "psp"
+    input_size: int = 256
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    depths: tuple[int, ...] = (3, 4, 14, 3)
+    head_width: int = 512
+    noise: Noise = "random"
+    start_from_average: bool = True
+    optimizer: Literal["ranger", "adam"] = "ranger"
+    learning_rate: float = 1e-4
+    batch: int = 8
+    parts: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    images: int = 4_000_000
+    report_images: int = 10_000
+    halflife_images: float = 10e3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problem = next((message for wrong, message in self._problems() if wrong), None)
+        if problem:
+            raise InputError(f"the recipe of {self.task} is not possible: {problem}")
+
+    def _problems(self) -> Iterable[tuple[bool, str]]:
+        counts = ("batch", "parts", "images", "report_images", "loss_size", "head_width")
+        for name in counts:
+            yield getattr(self, name) < 1, f"{name} is {getattr(self, name)}, expected at least 1"
+        yield self.learning_rate <= 0, f"learning_rate is {self.learning_rate}, expected more than 0"
+        yield self.batch % self.parts != 0, f"batch {self.batch} is no multiple of parts {self.parts}"
+        yield (
+            self.input_size < 16 or self.input_size % 16 != 0,
+            (f"input_size is {self.input_size}, expected a multiple of 16"),
+        )
+        yield len(self.widths) != 4 or len(self.depths) != 4, "widths and depths need four values each"
+        yield (
+            self.kind == "labels" and not 2 <= (self.labels or 0) <= 256,
+            (f"kind is labels, but their number is {self.labels}; say how many there are: --set labels=19"),
+        )
+        yield (
+            self.kind == "labels" and self.source != "pairs",
+            ('label maps cannot be made from photos: source must be "pairs"'),
+        )
+        yield self.kind != "labels" and self.labels is not None, f"kind is {self.kind}, which has no labels"
+        yield self.source == "sketch" and self.kind != "gray", 'sketches have kind "gray"'
+        yield (
+            self.kind == "gray" and self.source not in ("sketch", "pairs"),
+            (f"kind gray cannot be made by source {self.source}"),
+        )
+        yield (
+            self.source == "low-resolution"
+            and not all(1 <= factor <= self.input_size // 2 for factor in self.factors or (0,)),
+            f"factors are {list(self.factors)}, expected numbers from 1 to {self.input_size // 2}",
+        )
+
+    @property
+    def input_channels(self) -> int:
+        """Channels that the encoder reads."""
+        return {"rgb": 3, "gray": 1, "labels": self.labels or 0}[self.kind]
+
+    def encoder_config(self, generator: GeneratorConfig) -> EncoderConfig:
+        """Return the sizes of the encoder that fits a generator."""
+        w1, w2, w3, w4 = self.widths
+        d1, d2, d3, d4 = self.depths
+        return EncoderConfig(
+            kind=self.encoder,
+            num_styles=generator.num_styles,
+            input_channels=self.input_channels,
+            input_height=self.input_size,
+            input_width=self.input_size,
+            style_dim=generator.style_dim,
+            widths=(w1, w2, w3, w4),
+            depths=(d1, d2, d3, d4),
+            head_width=self.head_width,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as `config.json` has them."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
+        }
+
+
+def read(path: Path, changes: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file and apply changes like ``batch=16`` and ``losses.identity=0``."""
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path} cannot be read as a recipe: {error}; see {FOLDER} for examples") from error
+    for change in changes:
+        for name, value in _parse_change(change).items():
+            known = values.get(name)
+            values[name] = known | value if isinstance(value, dict) and isinstance(known, dict) else value
+    return parse(values, name=str(path))
+
+
+def default(task: str, changes: Iterable[str] = ()) -> Recipe:
+    """Return the paper's recipe of a task."""
+    return read(FOLDER / f"{task}.toml", changes)
+
+
+def parse(values: Mapping[str, Any], *, name: str) -> Recipe:
+    """Build a recipe from plain values; `name` is for messages."""
+    losses = values.get("losses", {})
+    if not isinstance(losses, Mapping):
+        raise InputError(f"{name}: losses is {losses!r}, expected a table of weights")
+    typed = _typed(Recipe, {key: value for key, value in values.items() if key != "losses"}, name)
+    return Recipe(**typed, losses=LossWeights(**_typed(LossWeights, losses, f"{name}, losses")))
+
+
+def with_sizes(recipe: Recipe, generator: GeneratorConfig) -> Recipe:
+    """Return the recipe as it runs with a generator, whose pictures may be smaller than the losses'."""
+    return replace(recipe, loss_size=min(recipe.loss_size, generator.size))
+
+
+def _parse_change(change: str) -> dict[str, Any]:
+    key, equals, value = change.partition("=")
+    try:
+        if equals:
+            return tomllib.loads(f"{key}={value}")
+    except tomllib.TOMLDecodeError:
+        try:
+            return tomllib.loads(f'{key}="{value}"')  # a word needs no quotes on a command line
+        except tomllib.TOMLDecodeError:
+            pass
+    raise InputError(f"--set {change} cannot be read; expected NAME=VALUE, as in --set batch=16")
+
+
+def _typed(kind: type, values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise InputError(f"{name} has the unknown value {unknown[0]}; known are {', '.join(hints)}")
+    missing = [f.name for f in fields(kind) if f.name in ("task", "kind", "source", "mirror")]
+    missing = [each for each in missing if each not in values]
+    if missing:
+        raise InputError(f"{name} does not say its {missing[0]}")
+    return {key: _value(value, hints[key], f"{name}: {key}") for key, value in values.items()}
+
+
+def _value(value: Any, hint: Any, name: str) -> Any:
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise InputError(f"{name} is {value!r}, expected one of {', '.join(map(repr, get_args(hint)))}")
+        return value
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list) or not all(type(each) is int for each in value):
+            raise InputError(f"{name} is {value!r}, expected a list of whole numbers")
+        return tuple(value)
+    if hint is float and type(value) in (int, float):
+        return float(value)
+    allowed = get_args(hint) or (hint,)
+    if type(value) not in allowed:
+        wanted = " or ".join(getattr(each, "__name__", str(each)) for each in allowed)
+        raise InputError(f"{name} is {value!r}, expected {wanted}")
+    return value
