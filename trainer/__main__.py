@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 
 from psp_rt.errors import PspError
-from trainer import joint
+from trainer import encoder_command, joint
+from trainer.gan.team import join, leave
 from trainer.losses.lpips import LpipsAlex
 
 Folder = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -45,14 +46,28 @@ def joint_command(
     count: int,
     compiled: bool,
 ) -> None:
-    """Train a small sketch-to-face encoder and generator together; run again to resume."""
+    """Train a small sketch-to-face encoder and generator together; run again to resume.
+
+    On a CPU, one process for each core is fastest: OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m
+    trainer joint ...
+    """
     lpips = LpipsAlex.load(features=lpips_features, heads=lpips_heads)
     config = joint.JointConfig(images=count)
+    team = join("cpu")
     for report in joint.train(
-        config, images=images, validation=validation, output=output, lpips=lpips, compiled=compiled
+        config,
+        images=images,
+        validation=validation,
+        output=output,
+        lpips=lpips,
+        compiled=compiled,
+        team=team,
     ):
         click.echo(json.dumps({name: round(value, 4) for name, value in report.items()}))
+    leave(team)
 
+
+main.add_command(encoder_command.command)
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,249 @@
+"""Train an encoder for a generator that stays as it is (pSp, arXiv:2008.00951, section 3).
+
+The run folder:
+
+    latest.pt       the averaged model as `python -m export` reads it, and all that a resumed run needs
+    config.json     the recipe, resolved, and which files it ran with
+    log.jsonl       one line per report
+    sheet-N.png     inputs, photos and results after N images
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from psp_rt.errors import InputError, PspError
+from trainer import average, inputs
+from trainer.encoder_data import Batch, TrainingSet, ahead
+from trainer.encoder_run import Run, diverged
+from trainer.gan.interruptions import interruptions
+from trainer.gan.team import Team
+from trainer.losses.criterion import Criterion
+from trainer.report import Reporter
+from trainer.tasks import Recipe
+
+SHEET_IMAGES = 16
+Losses = dict[str, Tensor]
+
+
+class Interrupted(PspError):
+    """The run was asked to stop, and saved its state."""
+
+
+def train_step(
+    run: Run, encode: Callable[[Tensor], Tensor], criterion: Criterion, parts: list[Batch], team: Team
+) -> Losses:
+    """Take one optimizer step and update the average; return the means of the losses.
+
+    Random numbers are seeded from the progress, not from what ran before, so a resumed run goes on
+    exactly as if it had never stopped.
+
+    Args:
+        run: Is changed.
+        encode: The encoder as it is to be called, which may be compiled.
+        criterion: Says how good a picture is.
+        parts: What this process learns from, in parts that fit into memory.
+        team: Whose gradients are averaged.
+    """
+    recipe, sums = run.recipe, Losses()
+    each = recipe.batch // (team.size * len(parts))
+    run.optimizer.zero_grad(set_to_none=True)
+    for number, part in enumerate(parts):
+        place = run.images_seen + (team.rank * len(parts) + number) * each
+        torch.manual_seed(step_seed(recipe.seed, place))
+        losses = compute_losses(run, encode, criterion, part.to(team.device))
+        (losses["total"] / len(parts)).backward()
+        for name, value in losses.items():
+            sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / len(parts)
+    team.average_gradients(run.encoder)
+    run.optimizer.step()
+    run.images_seen += recipe.batch
+    average.update(
+        run.model.encoder,
+        run.encoder,
+        images=recipe.batch,
+        images_seen=run.images_seen,
+        halflife_images=recipe.halflife_images,
+    )
+    return sums
+
+
+def compute_losses(
+    run: Run, encode: Callable[[Tensor], Tensor], criterion: Criterion, batch: Batch
+) -> Losses:
+    """Run encoder, generator and losses."""
+    recipe = run.recipe
+    sources = inputs.to_network(batch.sources, recipe).contiguous(memory_format=torch.channels_last)
+    targets = inputs.to_target(batch.targets).contiguous(memory_format=torch.channels_last)
+    with torch.autocast(sources.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        offsets = encode(sources)  # [N, L, D]
+        codes = offsets + run.mean_style if recipe.start_from_average else offsets
+        pictures = run.model.generator(codes.float(), noise=recipe.noise).float()
+        return criterion(pool(pictures, recipe.loss_size), targets, offsets)
+
+
+def pool(pictures: Tensor, size: int) -> Tensor:
+    """Bring pictures [N, 3, S, S] to the size that losses compare."""
+    if pictures.shape[2] == size:
+        return pictures
+    return torch.nn.functional.adaptive_avg_pool2d(pictures, size)
+
+
+def step_seed(*key: int) -> int:
+    """Return a seed that differs wherever one of the numbers does."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+
+
+def train(
+    run: Run,
+    criterion: Criterion,
+    data: TrainingSet,
+    *,
+    team: Team,
+    output: Path,
+    validation: TrainingSet | None = None,
+    compiled: bool = False,
+) -> Iterator[dict[str, float]]:
+    """Train until `recipe.images`, yielding a report every `recipe.report_images`.
+
+    Raises:
+        PspError: A number is no longer finite, or the run was stopped; `latest.pt` is a whole state.
+    """
+    recipe, latest = run.recipe, output / "latest.pt"
+    encode: Callable[[Tensor], Tensor] = torch.compile(run.encoder) if compiled else run.encoder
+    reporter = Reporter(output, total=recipe.images, images_seen=run.images_seen) if team.leads else None
+    means = Means(run.images_seen)
+    batches = ahead(lambda place: load_parts(data, place, team), places(run))
+    try:
+        with interruptions() as asked:
+            while run.images_seen < recipe.images:
+                waited = time.perf_counter()
+                parts = next(batches)
+                means.waited_s += time.perf_counter() - waited
+                means.add(train_step(run, encode, criterion, parts, team))
+                stops = _agreed(asked(), team)
+                if reporter:
+                    reporter.progress(run.images_seen)
+                if not (stops or run.images_seen >= recipe.images or _due(run)):
+                    continue
+                report = means.of(run, latest)
+                if reporter:
+                    run.save(latest)
+                    shown = validation or data
+                    report |= evaluate(run, criterion, validation) if validation else {}
+                    reporter.report(report)
+                    reporter.sheet(run.images_seen, draw_sheet(run, shown))
+                    yield report
+                if stops:
+                    raise Interrupted(
+                        f"stopped after {run.images_seen} images; {latest} holds everything. "
+                        "Run the same command again to resume"
+                    )
+                means = Means(run.images_seen)
+    finally:
+        batches.close()  # type: ignore[attr-defined]  # a generator, whose threads end here
+        if reporter:
+            reporter.close()
+
+
+class Means:
+    """Means of the losses since the last report, added up on the device: each look at a number waits."""
+
+    def __init__(self, images_before: int) -> None:
+        self._before, self._started, self._steps = images_before, time.perf_counter(), 0
+        self._sums: Losses = {}
+        self.waited_s = 0.0  # for data
+
+    def add(self, losses: Losses) -> None:
+        """Take in one step."""
+        self._steps += 1
+        for name, value in losses.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def of(self, run: Run, latest: Path) -> dict[str, float]:
+        """Return the means, how fast the run is and how long it waited for data."""
+        means = {name: value.item() / self._steps for name, value in self._sums.items()}
+        if not all(np.isfinite(value) for value in means.values()):
+            raise diverged(run.images_seen, latest, "loss is")
+        seconds = time.perf_counter() - self._started  # after .item() has waited
+        return {
+            "images_seen": run.images_seen,
+            "images_per_second": (run.images_seen - self._before) / seconds,
+            "waited_for_data": self.waited_s / seconds,
+            **means,
+        }
+
+
+def places(run: Run) -> Iterator[int]:
+    """Give the first place of every step that is left."""
+    return iter(range(run.images_seen, run.recipe.images, run.recipe.batch))
+
+
+def load_parts(data: TrainingSet, place: int, team: Team) -> list[Batch]:
+    """Return this process's share of a step, in parts."""
+    recipe = data.recipe
+    share = recipe.batch // team.size
+    each = share // recipe.parts
+    first = place + team.rank * share
+    return [data.batch(first + number * each, each) for number in range(recipe.parts)]
+
+
+def check_share(recipe: Recipe, team: Team) -> None:
+    """Refuse a batch that cannot be shared out."""
+    if recipe.batch % (team.size * recipe.parts):
+        raise InputError(
+            f"a batch of {recipe.batch} cannot be shared by {team.size} processes in {recipe.parts} "
+            f"parts each; "
+            f"choose a multiple of {team.size * recipe.parts}: --set batch=..."
+        )
+
+
+@torch.no_grad()
+def evaluate(run: Run, criterion: Criterion, data: TrainingSet, *, batch: int = 8) -> dict[str, float]:
+    """Return the mean losses of the averaged model over every image of a set."""
+    device, sums = run.mean_style.device, dict[str, float]()
+    for start in range(0, len(data), batch):
+        part = data.plain(range(start, min(start + batch, len(data)))).to(device)
+        pictures, offsets = translate(run, part)
+        for name, value in criterion(pictures, inputs.to_target(part.targets), offsets).items():
+            sums[name] = sums.get(name, 0.0) + value.item() * len(part.targets)
+    return {f"validation_{name}": value / len(data) for name, value in sums.items()}
+
+
+@torch.no_grad()
+def draw_sheet(run: Run, data: TrainingSet) -> list[Tensor]:
+    """Return inputs, photos and results of some images."""
+    chosen = np.unique(np.linspace(0, len(data) - 1, SHEET_IMAGES).astype(int)).tolist()
+    pictures, photos, shown = [], [], []
+    for index in chosen:
+        part = data.plain([index]).to(run.mean_style.device)
+        shown.append(inputs.to_picture(part.sources, run.recipe).cpu())
+        photos.append(inputs.to_target(part.targets).cpu())
+        pictures.append(translate(run, part)[0].cpu())
+    size = run.recipe.loss_size
+    fitted = torch.nn.functional.interpolate(torch.cat(shown), size=(size, size), mode="nearest")
+    return [fitted, torch.cat(photos), torch.cat(pictures)]
+
+
+def translate(run: Run, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return what the averaged model makes of a batch, and its codes minus the mean style."""
+    codes = run.model.encode(inputs.to_network(batch.sources, run.recipe))
+    offsets = codes - run.mean_style if run.recipe.start_from_average else codes
+    return pool(run.model.generator(codes), run.recipe.loss_size), offsets
+
+
+def _due(run: Run) -> bool:
+    """Whether a step reached or passed a multiple of `report_images`."""
+    every = run.recipe.report_images
+    return run.images_seen // every > (run.images_seen - run.recipe.batch) // every
+
+
+def _agreed(asked: bool, team: Team) -> bool:
+    """Whether any process was asked to stop; all must stop after the same step."""
+    if team.size == 1:
+        return asked
+    return bool(team.add_up(torch.tensor(float(asked), device=team.device)) > 0)
