@@ -41,15 +41,16 @@ class Case:
         return 2 * self.size.bit_length() - 4
 
 
-# fmt: off
+SKETCH = (("dataset_type", "celebs_sketch_to_face"), ("input_nc", 1))
+SEGMENTATION = (("dataset_type", "celebs_seg_to_face"), ("label_nc", 19), ("input_nc", 19))
 CASES = [
     Case("psp_inversion_256", 256, "psp", "GradualStyleEncoder", options=(("dataset_type", "ffhq_encode"),)),
-    Case("psp_sketch_1024", 1024, "psp", "GradualStyleEncoder", 1, (("dataset_type", "celebs_sketch_to_face"), ("input_nc", 1))),
-    Case("psp_segmentation_256", 256, "psp", "GradualStyleEncoder", 19, (("dataset_type", "celebs_seg_to_face"), ("label_nc", 19), ("input_nc", 19))),
+    Case("psp_sketch_1024", 1024, "psp", "GradualStyleEncoder", 1, SKETCH),
+    Case("psp_segmentation_256", 256, "psp", "GradualStyleEncoder", 19, SEGMENTATION),
     Case("w_encoder_256", 256, "w", "BackboneEncoderUsingLastLayerIntoW", options=(("learn_in_w", True),)),
     Case("naive_wplus_256", 256, "naive_w+", "BackboneEncoderUsingLastLayerIntoWPlus"),
     Case("psp_mix_512", 512, "psp", "GradualStyleEncoder"),
-]  # fmt: skip
+]
 
 
 def vectors(case: Case) -> dict[str, np.ndarray]:
