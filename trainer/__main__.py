@@ -7,6 +7,7 @@ import click
 
 from psp_rt.errors import PspError
 from trainer import encoder_command, joint
+from trainer.gan import command as gan_command
 from trainer.gan.team import join, leave
 from trainer.losses.lpips import LpipsAlex
 
@@ -68,6 +69,7 @@ def joint_command(
 
 
 main.add_command(encoder_command.command)
+main.add_command(gan_command.command)
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,185 @@
+"""The whole run: photos in, checkpoints, sheets and reports out.
+
+The run folder:
+
+    latest.pt       see `trainer.gan.run`
+    config.json     the settings, resolved
+    log.jsonl       one line per report
+    sheet-N.png     samples of the averaged generator after N images
+    tensorboard     the same as curves, where TensorBoard is installed
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from psp_rt.errors import InputError, PspError
+from trainer import run_folder
+from trainer.gan.config import GanConfig
+from trainer.gan.interruptions import interruptions
+from trainer.gan.photos import RealPhotos
+from trainer.gan.run import Run
+from trainer.gan.step import ADJUST_STEPS, Forward, Report, draw_codes, train_step
+from trainer.gan.team import Team
+from trainer.report import Reporter
+
+SHEET_SAMPLES = 32
+JUDGED = 256  # photos whose scores are compared with those of held-out photos
+
+
+class Interrupted(PspError):
+    """The run was asked to stop, and saved its state."""
+
+
+@dataclass
+class Means:
+    """Means of what steps report, added up on the device, since each look at a number waits for it."""
+
+    images_before: int
+    started: float = field(default_factory=time.perf_counter)
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, report: Report) -> None:
+        """Take in one step."""
+        for name, value in report.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def of(self, run: Run) -> dict[str, float]:
+        """Return the means, and how fast the run is."""
+        means = {name: value.item() / self.counts[name] for name, value in self.sums.items()}
+        images = run.images_seen - self.images_before
+        return {
+            "images_seen": run.images_seen,
+            "images_per_second": images / (time.perf_counter() - self.started),  # after .item() has waited
+            **means,
+            "augmentation": run.augmentation,
+        }
+
+
+def train(
+    config: GanConfig,
+    photos: RealPhotos,
+    *,
+    team: Team,
+    output: Path,
+    held_out: RealPhotos | None = None,
+    compiled: bool = False,
+) -> Iterator[dict[str, float]]:
+    """Train until `config.images`, yielding a report every few thousand images.
+
+    If the folder has a checkpoint of this run, the run goes on from it.
+
+    Raises:
+        PspError: A number is no longer finite, or the run was stopped; `latest.pt` is a whole state.
+    """
+    latest = output / run_folder.LATEST
+    run = open_run(config, photos, team=team, output=output)
+    forward, means = Forward.of(run, compiled=compiled), Means(run.images_seen)
+    with interruptions() as asked, reporting(run, output, team) as reporter:
+        while run.images_seen < config.images:
+            means.add(train_step(run, forward, photos, team))
+            stops = _agreed(asked(), run, team)
+            last = stops or run.images_seen >= config.images
+            if last or _due(run, config.report_images):
+                report = _checked(means.of(run), latest)
+                if held_out:
+                    report["overfitting"] = overfitting(run, photos, held_out)
+                if reporter:
+                    reporter.report(report)
+                    yield report
+                means = Means(run.images_seen)
+            if reporter:
+                reporter.progress(run.images_seen)
+                if last or _due(run, config.checkpoint_images):
+                    run.save(latest)
+                    reporter.sheet(run.images_seen, [samples(run)])
+            if stops:
+                raise Interrupted(
+                    f"stopped after {run.images_seen} images; {latest} holds everything. "
+                    "Run the same command again to resume"
+                )
+
+
+def open_run(config: GanConfig, photos: RealPhotos, *, team: Team, output: Path) -> Run:
+    """Start a run in a folder, or go on with the one that is there."""
+    config.pass_size(team.size)
+    if team.leads:
+        run_folder.open_folder(output, config.plain() | {"photos": photos.fingerprint})
+    latest = output / run_folder.LATEST
+    if latest.exists():
+        return Run.resume(config, latest, device=team.device)
+    return Run.start(config, device=team.device)
+
+
+@contextmanager
+def reporting(run: Run, output: Path, team: Team) -> Iterator[Reporter | None]:
+    """Give the process that leads a reporter."""
+    if not team.leads:
+        yield None
+        return
+    reporter = Reporter(output, total=run.config.images, images_seen=run.images_seen)
+    try:
+        yield reporter
+    finally:
+        reporter.close()
+
+
+@torch.no_grad()
+def overfitting(run: Run, photos: RealPhotos, held_out: RealPhotos) -> float:
+    """Return how far the discriminator takes held-out photos for generated ones: 0 not at all, 1 fully.
+
+    (E[D_train] - E[D_held_out]) / (E[D_train] - E[D_generated]), equation 1 of arXiv:2006.06676.
+    """
+    group = run.config.discriminator.stddev_group
+    count = min(JUDGED, len(photos), len(held_out)) // group * group
+    if not count:
+        raise InputError(f"{len(held_out)} photos are held out; expected at least {group}")
+    known, unknown, made = [], [], []
+    for numbers in torch.arange(count).split(8 * group):
+        known.append(run.discriminator(photos.plain(numbers)))
+        unknown.append(run.discriminator(held_out.plain(numbers)))
+        codes = draw_codes(run.generator, len(numbers), mixing=0)
+        made.append(run.discriminator(run.generator(codes, noise="random")))
+    train, validation, generated = (torch.cat(scores).mean().item() for scores in (known, unknown, made))
+    return (train - validation) / (train - generated) if train != generated else 0.0
+
+
+@torch.no_grad()
+def samples(run: Run) -> Tensor:
+    """Return pictures of the averaged generator, of the same latents each time, [N, 3, S, S]."""
+    generator = run.average
+    draws = torch.Generator().manual_seed(run.config.seed)
+    z = torch.randn(SHEET_SAMPLES, generator.config.style_dim, generator=draws).to(generator.input.input)
+    codes = generator.mapping(z)[:, None].expand(-1, generator.config.num_styles, -1)
+    return torch.cat([generator(part) for part in codes.split(8)])
+
+
+def _checked(report: dict[str, float], latest: Path) -> dict[str, float]:
+    broken = [name for name, value in report.items() if not abs(value) < float("inf")]
+    if broken:
+        raise PspError(
+            f"{broken[0]} is no longer a number after {report['images_seen']} images; {latest} is the last "
+            "good state, if there is one. Start anew with a lower --learning-rate, a higher --r1-weight, "
+            "or --precision fp32"
+        )
+    return report
+
+
+def _due(run: Run, every: int) -> bool:
+    return run.images_seen // every > (run.images_seen - run.config.batch) // every
+
+
+def _agreed(asked: bool, run: Run, team: Team) -> bool:
+    """Say whether to stop now, in all processes alike: one that stops alone leaves the others waiting."""
+    if team.size == 1:
+        return asked
+    if run.step % ADJUST_STEPS:
+        return False
+    return bool(team.add_up(torch.tensor([float(asked)], device=team.device)).item())
