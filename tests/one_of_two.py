@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from trainer.gan import loop, team
+from trainer import team
+from trainer.gan import loop
 from trainer.gan.config import GanConfig
 from trainer.gan.photos import RealPhotos
 

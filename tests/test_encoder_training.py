@@ -22,9 +22,9 @@ from trainer import encoder_training, generator_file, tasks
 from trainer.__main__ import main
 from trainer.encoder_data import TrainingSet
 from trainer.encoder_run import Run
-from trainer.gan.team import Team
 from trainer.losses.criterion import Criterion
 from trainer.networks import Encoder, Generator, GeneratorConfig, Translation
+from trainer.team import Team
 
 ROOT = Path(__file__).parents[1]
 CONFIG = GeneratorConfig(channels=(8, 8, 6, 4), style_dim=12, mapping_layers=2)  # 32 pixels, 8 styles

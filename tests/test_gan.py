@@ -17,10 +17,10 @@ from export.engine import export_engine
 from psp_rt import Translator
 from psp_rt.errors import DeviceError, InputError, OutputError, PspError
 from tests import one_of_two
-from trainer import checkpoint
+from trainer import checkpoint, interruptions, team
 from trainer.__main__ import main
 from trainer.gan import config as configs
-from trainer.gan import interruptions, loop, losses, profile, step, team
+from trainer.gan import loop, losses, profile, step
 from trainer.gan.config import GanConfig
 from trainer.gan.photos import RealPhotos
 from trainer.gan.run import Run, lazy_adam

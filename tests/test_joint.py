@@ -18,9 +18,9 @@ from tests import tiny_models
 from tests.tiny_models import GENERATOR
 from trainer import checkpoint, data, joint, mapping
 from trainer.__main__ import main
-from trainer.gan.team import Team
 from trainer.losses.lpips import LpipsAlex
 from trainer.networks import Encoder, Generator, GeneratorConfig, Translation
+from trainer.team import Team
 
 CONFIG = joint.JointConfig(
     generator=GeneratorConfig(channels=(16, 16, 12, 8), style_dim=16, mapping_layers=3),  # 32 pixels

@@ -8,8 +8,8 @@ import click
 from psp_rt.errors import PspError
 from trainer import encoder_command, joint
 from trainer.gan import command as gan_command
-from trainer.gan.team import join, leave
 from trainer.losses.lpips import LpipsAlex
+from trainer.team import join, leave
 
 Folder = click.Path(exists=True, file_okay=False, path_type=Path)
 File = click.Path(exists=True, dir_okay=False, path_type=Path)

@@ -12,11 +12,10 @@ import numpy as np
 import torch
 
 from psp_rt.errors import InputError
-from trainer import generator_file, tasks
+from trainer import generator_file, tasks, team
 from trainer.encoder_data import TrainingSet
 from trainer.encoder_run import Run
 from trainer.encoder_training import check_share, train
-from trainer.gan import team
 from trainer.losses import arcface
 from trainer.losses.criterion import Criterion
 from trainer.losses.identity import Identity

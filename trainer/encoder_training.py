@@ -20,11 +20,11 @@ from psp_rt.errors import InputError, PspError
 from trainer import average, inputs
 from trainer.encoder_data import Batch, TrainingSet, ahead
 from trainer.encoder_run import Run, diverged
-from trainer.gan.interruptions import interruptions
-from trainer.gan.team import Team
+from trainer.interruptions import interruptions
 from trainer.losses.criterion import Criterion
 from trainer.report import Reporter
 from trainer.tasks import Recipe
+from trainer.team import Team
 
 SHEET_IMAGES = 16
 Losses = dict[str, Tensor]

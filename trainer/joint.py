@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from psp_rt.errors import InputError, OutputError, PspError
 from trainer import checkpoint as checkpoints
 from trainer import data, sheet
-from trainer.gan.team import Team
 from trainer.losses.lpips import LpipsAlex
 from trainer.mapping import check_depth, set_mapping
 from trainer.networks import Encoder, EncoderConfig, Generator, GeneratorConfig, Translation
+from trainer.team import Team
 
 SHEET_IMAGES = 32
 REPORT_IMAGES = 8000  # at least, between two reports

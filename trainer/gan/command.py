@@ -10,7 +10,8 @@ import click
 from torch import nn
 
 from psp_rt.errors import InputError
-from trainer.gan import loop, profile, team
+from trainer import team
+from trainer.gan import loop, profile
 from trainer.gan.config import GanConfig, default_channels
 from trainer.gan.photos import RealPhotos
 from trainer.gan.run import Run

@@ -21,12 +21,12 @@ from torch import Tensor
 from psp_rt.errors import InputError, PspError
 from trainer import run_folder
 from trainer.gan.config import GanConfig
-from trainer.gan.interruptions import interruptions
 from trainer.gan.photos import RealPhotos
 from trainer.gan.run import Run
 from trainer.gan.step import ADJUST_STEPS, Forward, Report, draw_codes, train_step
-from trainer.gan.team import Team
+from trainer.interruptions import interruptions
 from trainer.report import Reporter
+from trainer.team import Team
 
 SHEET_SAMPLES = 32
 JUDGED = 256  # photos whose scores are compared with those of held-out photos

@@ -11,7 +11,7 @@ from trainer.gan import augment
 from trainer.gan.photos import RealPhotos
 from trainer.gan.run import Run
 from trainer.gan.step import Forward, train_step
-from trainer.gan.team import Team
+from trainer.team import Team
 
 AUGMENTED = 0.5  # probability while measuring: at 0 there would be nothing to measure
 

@@ -17,8 +17,8 @@ from trainer import average
 from trainer.gan import augment, losses
 from trainer.gan.photos import RealPhotos
 from trainer.gan.run import Run
-from trainer.gan.team import Team
 from trainer.networks import Generator
+from trainer.team import Team
 
 ADJUST_STEPS = 4  # between two adjustments of the augmentation; each waits for the device
 PATH_SHRINK = 2  # path lengths are measured on this part of a batch (stylegan2-ada)
