@@ -39,7 +39,7 @@ def speed(results: Mapping[str, Any]) -> str:
     medians = {(timing["contender"], timing["stage"]): timing["p50_ms"] for timing in model["timings"]}
     lines = [
         "The official architecture (input 256, output 1024) with drawn weights, one picture, "
-        f"{where['threads']} threads of a {where['cpu']} ({where['cpus']} cores), medians of "
+        f"{where['threads']} threads on {where['cpu']} ({where['cpus']} cores), medians of "
         f"{results['settings']['rounds']} rounds:",
         "",
         "| seconds | " + " | ".join(STAGES) + " |",
