@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -45,10 +45,10 @@ def report(engine: Path | None) -> Iterator[str]:
         yield _line("engine", _trial(engine))
 
 
-def installed_packages() -> dict[str, str]:
-    """Return the versions of the packages that matter and are installed."""
+def installed_packages(names: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
     found = {}
-    for name in PACKAGES:
+    for name in names:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

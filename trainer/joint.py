@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from psp_rt.errors import InputError, OutputError, PspError
 from trainer import checkpoint as checkpoints
 from trainer import data, sheet
+from trainer.average import decay
 from trainer.losses.lpips import LpipsAlex
 from trainer.mapping import check_depth, set_mapping
 from trainer.networks import Encoder, EncoderConfig, Generator, GeneratorConfig, Translation
@@ -168,9 +169,11 @@ def train_step(
     run.images_seen += seen_now
 
     # Update their average.
-    decay = 0.5 ** (seen_now / min(run.config.halflife_images, 0.05 * run.images_seen))
-    with torch.no_grad():
-        torch._foreach_lerp_(list(run.average.parameters()), list(run.model.parameters()), 1 - decay)
+    share = 1 - decay(
+        images=seen_now, images_seen=run.images_seen, halflife_images=run.config.halflife_images
+    )
+    with torch.no_grad():  # not the buffers: `calibrate` measures those for the averaged weights
+        torch._foreach_lerp_(list(run.average.parameters()), list(run.model.parameters()), share)
     return {"l2": squared.detach(), "lpips": perceptual.detach(), "total": total.detach()}
 
 
