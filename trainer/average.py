@@ -1,7 +1,9 @@
 """The running average of a network's weights: what training hands on."""
 
+from collections.abc import Iterable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def decay(*, images: int, images_seen: int, halflife_images: float = 10e3) -> float:
@@ -26,3 +28,27 @@ def update(
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), share)
     for kept, value in zip(average.buffers(), network.buffers(), strict=True):
         kept.copy_(value)
+
+
+@torch.no_grad()
+def calibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Measure the statistics that batch normalisation uses outside training, for averaged weights.
+
+    Those of the learning weights do not fit them: with these, nearly all codes came out the same, and
+    the held-out error was a third higher.
+
+    Args:
+        network: Is left in evaluation mode.
+        batches: What it reads in training, [N, C, H, W] each; all count alike.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+    network.train()
+    for batch in batches:
+        network(batch)
+    network.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

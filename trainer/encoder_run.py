@@ -15,8 +15,7 @@ from torch import Tensor
 
 from psp_rt.errors import InputError, PspError
 from trainer import checkpoint, optimizer
-from trainer.joint import draw_head_weights
-from trainer.networks import Encoder, Generator, Translation
+from trainer.networks import Encoder, Generator, Translation, draw_head_weights
 from trainer.tasks import Recipe
 
 CHANNELS_LAST: dict[str, Any] = {"memory_format": torch.channels_last}  # torch's stubs lack it

@@ -26,10 +26,18 @@ from torch import Tensor, nn
 from psp_rt.errors import InputError, OutputError, PspError
 from trainer import checkpoint as checkpoints
 from trainer import data, sheet
+from trainer.average import calibrate as calibrate_average
 from trainer.average import decay
 from trainer.losses.lpips import LpipsAlex
 from trainer.mapping import check_depth, set_mapping
-from trainer.networks import Encoder, EncoderConfig, Generator, GeneratorConfig, Translation
+from trainer.networks import (
+    Encoder,
+    EncoderConfig,
+    Generator,
+    GeneratorConfig,
+    Translation,
+    draw_head_weights,
+)
 from trainer.team import Team
 
 SHEET_IMAGES = 32
@@ -195,19 +203,6 @@ def make_optimizer(model: Translation, config: JointConfig) -> torch.optim.Optim
     )
 
 
-def draw_head_weights(encoder: Encoder) -> None:
-    """Draw the weights of the heads and of the lateral layers so that they keep the variance (He).
-
-    They have no normalisation, and PyTorch's default shrinks what passes by 2.4 a layer: after five
-    layers all inputs have the same code, and 12,000 images did not change that.
-    """
-    for name, module in encoder.named_modules():
-        if isinstance(module, nn.Conv2d) and name.startswith(("styles.", "latlayer")):
-            nn.init.kaiming_normal_(module.weight, a=0.01)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
 def share_rows(codes: Tensor, *, probability: float) -> Tensor:
     """Replace the rows of codes [N, L, D] from a random one on by the mean row, for part of the batch."""
     count, rows, _ = codes.shape
@@ -288,24 +283,10 @@ def train(
             sums, reported, started = {}, run.images_seen, time.perf_counter()
 
 
-@torch.no_grad()
 def calibrate(model: Translation, pairs: data.SketchPairs, *, start: int, images: int = 2048) -> None:
-    """Measure the statistics that batch normalisation uses outside training, for averaged weights.
-
-    Those of the learning weights do not fit them: with these, nearly all codes came out the same, and
-    the held-out error was a third higher.
-    """
-    norms = [module for module in model.encoder.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
-    model.encoder.train()
-    for place in range(start, start + images, 64):
-        model.encoder(pairs.batch(place, 64).sources)
-    model.encoder.eval()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    """Measure the statistics of batch normalisation for averaged weights."""
+    places = range(start, start + images, 64)
+    calibrate_average(model.encoder, (pairs.batch(place, 64).sources for place in places))
 
 
 def load_pairs(folder: Path, size: int, *, seed: int, cache: Path) -> data.SketchPairs:

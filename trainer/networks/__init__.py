@@ -7,7 +7,7 @@ Parameter names are those of the public checkpoints, so that ``load_state_dict``
 official file as it is.
 """
 
-from trainer.networks.encoders import Encoder, EncoderConfig, EncoderKind
+from trainer.networks.encoders import Encoder, EncoderConfig, EncoderKind, draw_head_weights
 from trainer.networks.generator import Generator, GeneratorConfig, Noise, official_channels
 from trainer.networks.model import Translation
 
@@ -19,5 +19,6 @@ __all__ = [
     "GeneratorConfig",
     "Noise",
     "Translation",
+    "draw_head_weights",
     "official_channels",
 ]

@@ -184,3 +184,16 @@ class LastLayerEncoder(Encoder):
 def upsample_add(below: Tensor, lateral: Tensor) -> Tensor:
     """Resize a coarser map to the lateral one and add (align_corners, as the official weights need)."""
     return F.interpolate(below, size=lateral.shape[2:], mode="bilinear", align_corners=True) + lateral
+
+
+def draw_head_weights(encoder: Encoder) -> None:
+    """Draw the weights of the heads and of the lateral layers so that they keep the variance (He).
+
+    They have no normalisation, and PyTorch's default shrinks what passes by 2.4 a layer: after five
+    layers all inputs have the same code, and 12,000 images did not change that.
+    """
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.Conv2d) and name.startswith(("styles.", "latlayer")):
+            nn.init.kaiming_normal_(module.weight, a=0.01)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
