@@ -39,7 +39,21 @@ def test_early_on_the_half_life_is_a_twentieth_of_what_was_seen():
     assert average.decay(images=16, images_seen=16) < 1e-5  # the first weights leave no trace
 
 
-def test_buffers_are_copied():
+def test_statistics_of_the_learning_weights_are_not_taken_over():
     moved = averaged(0.0, 1.0, images=1, images_seen=10_000_000)
-    assert moved[1].running_mean.tolist() == [7, 7]
-    assert moved[1].num_batches_tracked == 3
+    assert moved[1].running_mean.tolist() == [0, 0]
+    assert moved[1].num_batches_tracked == 0
+
+
+def test_an_averaged_network_gets_statistics_of_its_own():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    batches = [torch.rand(5, 3, 8, 8), torch.rand(7, 3, 8, 8)]
+    average.calibrate(network, iter(batches))
+    maps = [network[0](batch) for batch in batches]
+    mean = torch.stack([each.mean(dim=(0, 2, 3)) for each in maps]).mean(dim=0)
+    variance = torch.stack([each.var(dim=(0, 2, 3)) for each in maps]).mean(dim=0)
+    torch.testing.assert_close(network[1].running_mean, mean)
+    torch.testing.assert_close(network[1].running_var, variance)
+    assert not network.training
+    assert network[1].momentum == 0.1  # as before

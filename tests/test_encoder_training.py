@@ -18,7 +18,7 @@ from export import checkpoints as exported
 from psp_rt.errors import PspError
 from tests.tiny_models import write_official
 from trainer import checkpoint as checkpoints
-from trainer import encoder_training, generator_file, tasks
+from trainer import encoder_review, encoder_training, generator_file, inputs, tasks
 from trainer.__main__ import main
 from trainer.encoder_data import TrainingSet
 from trainer.encoder_run import Run
@@ -160,7 +160,7 @@ def test_an_encoder_that_says_nothing_gives_the_mean_face(generator, faces):
         for value in encoder.parameters():
             value.data.zero_()
     part = TrainingSet.load(run.recipe, faces).plain([0, 1])
-    pictures, offsets = encoder_training.translate(run, part)
+    pictures, offsets = encoder_review.translate(run, part)
     mean = generator(run.mean_style.expand(2, CONFIG.num_styles, -1))
     torch.testing.assert_close(pictures, mean)
     assert (offsets == 0).all()
@@ -309,13 +309,28 @@ def test_a_run_shows_itself(generator, faces, tmp_path):
         assert sheet.size == (3 * 32 * 2, 6 * 32 * 2)  # input, photo, result of six photos, twice as large
 
 
+def test_what_is_saved_and_measured_has_statistics_of_the_averaged_weights(generator, faces, tmp_path):
+    run = start(recipe_of("inversion", "learning_rate=0.05", "halflife_images=1000"), generator)
+    reports = train(run, faces, tmp_path / "run", validation=TrainingSet.load(run.recipe, faces))
+    data, kept = TrainingSet.load(run.recipe, faces), checkpoints.load(tmp_path / "run/latest.pt").model
+    sources = inputs.to_network(data.batch(24, 24).sources, run.recipe)  # six photos, each four times
+    seen = kept.encoder.input_layer[0](sources)
+    norm = kept.encoder.input_layer[1]
+    torch.testing.assert_close(norm.running_mean, seen.mean(dim=(0, 2, 3)))
+    torch.testing.assert_close(norm.running_var, seen.var(dim=(0, 2, 3)))
+    again = encoder_review.evaluate(run, Criterion(run.recipe.losses), data)
+    assert reports[-1]["validation_l2"] == pytest.approx(again["validation_l2"])  # measured after it
+    live = run.encoder.input_layer[1].running_mean
+    assert not torch.allclose(live, norm.running_mean, rtol=0.1)
+
+
 def test_validation_counts_every_image_once(generator, faces):
     run = start(recipe_of(), generator)
     data = TrainingSet.load(run.recipe, faces)
     criterion = Criterion(run.recipe.losses)
     torch.testing.assert_close(
-        torch.tensor(encoder_training.evaluate(run, criterion, data, batch=4)["validation_l2"]),
-        torch.tensor(encoder_training.evaluate(run, criterion, data, batch=1)["validation_l2"]),
+        torch.tensor(encoder_review.evaluate(run, criterion, data, batch=4)["validation_l2"]),
+        torch.tensor(encoder_review.evaluate(run, criterion, data, batch=1)["validation_l2"]),
     )
 
 

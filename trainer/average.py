@@ -22,12 +22,11 @@ def update(
 ) -> None:
     """Move an average towards its network after a step of `images`, the last of `images_seen`.
 
-    Buffers, such as the statistics of a batch normalisation, are copied.
+    Not the buffers: statistics of batch normalisation fit only the weights that they were measured
+    with. `calibrate` measures those of the average.
     """
     share = 1 - decay(images=images, images_seen=images_seen, halflife_images=halflife_images)
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), share)
-    for kept, value in zip(average.buffers(), network.buffers(), strict=True):
-        kept.copy_(value)
 
 
 @torch.no_grad()

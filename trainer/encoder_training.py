@@ -19,6 +19,7 @@ from torch import Tensor
 from psp_rt.errors import InputError, PspError
 from trainer import average, inputs
 from trainer.encoder_data import Batch, TrainingSet, ahead
+from trainer.encoder_review import calibrate, draw_sheet, evaluate, pool
 from trainer.encoder_run import Run, diverged
 from trainer.interruptions import interruptions
 from trainer.losses.criterion import Criterion
@@ -26,7 +27,6 @@ from trainer.report import Reporter
 from trainer.tasks import Recipe
 from trainer.team import Team
 
-SHEET_IMAGES = 16
 Losses = dict[str, Tensor]
 
 
@@ -86,13 +86,6 @@ def compute_losses(
         return criterion(pool(pictures, recipe.loss_size), targets, offsets)
 
 
-def pool(pictures: Tensor, size: int) -> Tensor:
-    """Bring pictures [N, 3, S, S] to the size that losses compare."""
-    if pictures.shape[2] == size:
-        return pictures
-    return torch.nn.functional.adaptive_avg_pool2d(pictures, size)
-
-
 def step_seed(*key: int) -> int:
     """Return a seed that differs wherever one of the numbers does."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
@@ -132,6 +125,7 @@ def train(
                     continue
                 report = means.of(run, latest)
                 if reporter:
+                    calibrate(run, data)
                     run.save(latest)
                     shown = validation or data
                     report |= evaluate(run, criterion, validation) if validation else {}
@@ -200,40 +194,6 @@ def check_share(recipe: Recipe, team: Team) -> None:
             f"parts each; "
             f"choose a multiple of {team.size * recipe.parts}: --set batch=..."
         )
-
-
-@torch.no_grad()
-def evaluate(run: Run, criterion: Criterion, data: TrainingSet, *, batch: int = 8) -> dict[str, float]:
-    """Return the mean losses of the averaged model over every image of a set."""
-    device, sums = run.mean_style.device, dict[str, float]()
-    for start in range(0, len(data), batch):
-        part = data.plain(range(start, min(start + batch, len(data)))).to(device)
-        pictures, offsets = translate(run, part)
-        for name, value in criterion(pictures, inputs.to_target(part.targets), offsets).items():
-            sums[name] = sums.get(name, 0.0) + value.item() * len(part.targets)
-    return {f"validation_{name}": value / len(data) for name, value in sums.items()}
-
-
-@torch.no_grad()
-def draw_sheet(run: Run, data: TrainingSet) -> list[Tensor]:
-    """Return inputs, photos and results of some images."""
-    chosen = np.unique(np.linspace(0, len(data) - 1, SHEET_IMAGES).astype(int)).tolist()
-    pictures, photos, shown = [], [], []
-    for index in chosen:
-        part = data.plain([index]).to(run.mean_style.device)
-        shown.append(inputs.to_picture(part.sources, run.recipe).cpu())
-        photos.append(inputs.to_target(part.targets).cpu())
-        pictures.append(translate(run, part)[0].cpu())
-    size = run.recipe.loss_size
-    fitted = torch.nn.functional.interpolate(torch.cat(shown), size=(size, size), mode="nearest")
-    return [fitted, torch.cat(photos), torch.cat(pictures)]
-
-
-def translate(run: Run, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return what the averaged model makes of a batch, and its codes minus the mean style."""
-    codes = run.model.encode(inputs.to_network(batch.sources, run.recipe))
-    offsets = codes - run.mean_style if run.recipe.start_from_average else codes
-    return pool(run.model.generator(codes), run.recipe.loss_size), offsets
 
 
 def _due(run: Run) -> bool:
