@@ -3,7 +3,6 @@
 import errno
 import os
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -14,21 +13,28 @@ from PIL import Image
 from export import checkpoints
 from export.engine import export_engine
 from psp_rt import InputError, OutputError, PspError, Translator
-from tests import tiny_models
-from tests.tiny_models import GENERATOR
-from trainer import checkpoint, data, joint, mapping
+from trainer import checkpoint, data, mapping
 from trainer.__main__ import main
+from trainer.gan import losses as gan_losses
+from trainer.joint import command, step, training
+from trainer.joint.config import JointConfig
+from trainer.joint.pairs import PhotoPairs
+from trainer.joint.run import Run
 from trainer.losses.lpips import LpipsAlex
-from trainer.networks import Encoder, Generator, GeneratorConfig, Translation
+from trainer.networks import Generator, GeneratorConfig
 from trainer.team import Team
 
-CONFIG = joint.JointConfig(
+CONFIG = JointConfig(
     generator=GeneratorConfig(channels=(16, 16, 12, 8), style_dim=16, mapping_layers=3),  # 32 pixels
+    discriminator=(12, 12, 8, 8),
+    tasks=("sketch", "inversion"),
     widths=(4, 6, 8, 8),
     depths=(1, 1, 1, 1),
     head_width=8,
-    batch=4,
+    batch=2,
+    random=4,
     warmup_images=16,
+    adversarial_from=1_000_000,
     images=8,
 )
 ALONE = Team(device=torch.device("cpu"))
@@ -65,32 +71,36 @@ def faces(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pairs(faces):
-    photos = data.load_photos(faces, size=32)
+    photos = data.load_photos(faces, size=32).pixels
     sketches = np.random.default_rng(0).integers(0, 2, (6, 2, 32, 32)).astype(np.uint8) * 255
-    return data.SketchPairs(photos=photos.pixels, sketches=sketches)
+    return {
+        "sketch": data.SketchPairs(photos=photos, sketches=sketches),
+        "inversion": PhotoPairs(photos=photos),
+        "super-resolution": PhotoPairs(photos=photos, factors=(2, 4)),
+    }
 
 
 @pytest.fixture
 def train(faces, lpips, monkeypatch):
-    """Train into a folder and return the reports, one after each batch."""
-    monkeypatch.setattr(joint, "REPORT_IMAGES", 1)
-    monkeypatch.setattr(joint, "calibrate", partial(joint.calibrate, images=64))
+    """Train into a folder and return the reports, one after each step."""
+    monkeypatch.setattr(training, "REPORT_IMAGES", 1)
+    monkeypatch.setattr(training, "CALIBRATION_BATCHES", 1)
 
-    def run(output, config=CONFIG):
-        return list(joint.train(config, images=faces, validation=faces, output=output, lpips=lpips))
+    def run(output, config=CONFIG, **options):
+        return list(
+            training.train(config, images=faces, validation=faces, output=output, lpips=lpips, **options)
+        )
 
     return run
 
 
-def step(run, lpips, pairs, count):
-    for _ in range(count):
-        networks = (run.model.train().encoder, run.model.generator)
-        losses = joint.train_step(run, networks, lpips, pairs.batch(run.images_seen, run.config.batch), ALONE)
-    return losses
+def take_steps(run, lpips, pairs, count, team=ALONE):
+    run.model.train()
+    return [step.train_step(run, lpips, training.next_batches(run, pairs, team), team) for _ in range(count)]
 
 
 def assert_same_state(first, second):
-    for name in ("model", "average"):
+    for name in ("model", "average", "discriminator"):
         pair = [getattr(run, name).state_dict() for run in (first, second)]
         assert pair[0].keys() == pair[1].keys()
         for key, tensor in pair[0].items():
@@ -98,66 +108,124 @@ def assert_same_state(first, second):
 
 
 def test_one_batch_can_be_learned_by_heart(pairs, lpips):
-    run = joint.Run.start(replace(CONFIG, shared=0.0, images=10_000, learning_rate=1e-2))
-    networks = (run.model.train().encoder, run.model.generator)
-    batch = pairs.plain(np.arange(4))
-    losses = [joint.train_step(run, networks, lpips, batch, ALONE) for _ in range(40)]
+    run = Run.start(replace(CONFIG, shared=0.0, images=10_000, learning_rate=1e-2))
+    run.model.train()
+    batches = {task: pairs[task].plain(np.arange(2)) for task in CONFIG.tasks}
+    losses = [step.train_step(run, lpips, batches, ALONE) for _ in range(40)]
     assert losses[-1]["l2"] < 0.1 * losses[0]["l2"]
     assert losses[-1]["lpips"] < 0.2 * losses[0]["lpips"]
 
 
-def test_resume_is_exact(tmp_path, pairs, lpips):
-    config = replace(CONFIG, images=16)
-    whole, half = joint.Run.start(config), joint.Run.start(config)
-    step(whole, lpips, pairs, 4)
-    step(half, lpips, pairs, 2)
-    half.save(tmp_path / "latest.pt")
+@pytest.mark.parametrize("adversarial_from", [1_000_000, 0], ids=["reconstruction", "adversarial"])
+def test_resume_is_exact(tmp_path, pairs, lpips, adversarial_from):
+    config = replace(CONFIG, images=16, adversarial_from=adversarial_from, augmentation=0.5)
+    whole, half = Run.start(config), Run.start(config)
+    take_steps(whole, lpips, pairs, 4)
+    take_steps(half, lpips, pairs, 2)
+    half.save(tmp_path)
     torch.rand(7)  # what ran in between does not count
-    resumed = joint.Run.resume(config, tmp_path / "latest.pt")
+    resumed = Run.resume(config, tmp_path / "latest.pt")
     assert resumed.images_seen == 8
-    step(resumed, lpips, pairs, 2)
+    take_steps(resumed, lpips, pairs, 2)
     assert_same_state(whole, resumed)
     with pytest.raises(AssertionError, match="not equal"):
         assert_same_state(whole, half)
 
 
 def test_the_average_follows_the_model(pairs, lpips):
-    run = joint.Run.start(CONFIG)
+    run = Run.start(CONFIG)
     start = run.model.generator.input.input.detach().clone()
-    step(run, lpips, pairs, 1)
+    take_steps(run, lpips, pairs, 1)
     moved = run.model.generator.input.input.detach() - start
     followed = run.average.generator.input.input - start
     assert moved.abs().max() > 0
     torch.testing.assert_close(followed, moved)  # early on the memory is short
 
 
-def test_the_averaged_weights_get_statistics_of_their_own(pairs):
-    run = joint.Run.start(CONFIG)
-    joint.calibrate(run.average, pairs, start=4, images=128)
-    encoder = run.average.encoder
-    assert not encoder.training
-    batches = [encoder.input_layer[0](pairs.batch(place, 64).sources) for place in (4, 68)]
-    norm = encoder.input_layer[1]
-    mean = torch.stack([batch.mean(dim=(0, 2, 3)) for batch in batches]).mean(dim=0)
-    variance = torch.stack([batch.var(dim=(0, 2, 3)) for batch in batches]).mean(dim=0)
-    torch.testing.assert_close(norm.running_mean, mean)
-    torch.testing.assert_close(norm.running_var, variance)
-    assert norm.momentum == 0.1  # as before
+def test_every_encoder_learns_from_photos_of_its_own(pairs):
+    run = Run.start(CONFIG)
+    first = training.next_batches(run, pairs, ALONE)
+    second = training.next_batches(run, pairs, replace(ALONE, rank=1, size=2))
+    shown = [batch.targets for batches in (first, second) for batch in batches.values()]
+    expected = data.positions_to_images(6, seed=0, start=0, length=8)
+    photos = pairs["inversion"].photos
+    for number, targets in enumerate(shown):
+        for target, index in zip(targets, expected[2 * number : 2 * number + 2], strict=True):
+            photo = torch.from_numpy(photos[index]).permute(2, 0, 1) / 127.5 - 1
+            assert torch.equal(target, photo) or torch.equal(target, photo.flip(2))
+
+
+def test_the_input_of_super_resolution_is_a_blurred_photo_and_of_inversion_the_photo(pairs):
+    blurred, plain = pairs["super-resolution"].batch(0, 6), pairs["inversion"].batch(0, 6)
+    assert torch.equal(plain.sources, plain.targets)
+    assert torch.equal(blurred.targets, plain.targets)
+    roughness = [(x[..., 1:] - x[..., :-1]).square().mean() for x in (blurred.sources, plain.sources)]
+    assert roughness[0] < 0.8 * roughness[1]
+
+
+# The discriminator.
+
+
+def test_the_discriminator_joins_in_at_its_time_and_the_mapping_network_learns(tmp_path, train):
+    config = replace(CONFIG, adversarial_from=4, images=12)
+    reports = train(tmp_path, config)
+    assert ["discriminator_loss" in report for report in reports] == [False, True, True]
+    assert "generator_loss" in reports[-1]
+    run = Run.resume(config, tmp_path / "latest.pt")
+    assert run.mapping_set
+    drawn = Run.start(config)
+    set_once = [run.model.generator.style[1].weight, drawn.model.generator.style[1].weight]
+    assert not torch.allclose(*set_once)
+
+
+def test_the_discriminator_learns_to_tell_photos_from_pictures(pairs, lpips):
+    run = Run.start(replace(CONFIG, adversarial_from=0, augmentation=0.0, images=10_000))
+    run.config = replace(run.config, adversarial=0.0)  # the pictures stay easy to tell
+    reports = take_steps(run, lpips, pairs, 40)
+    assert reports[-1]["real_score"] > reports[-1]["fake_score"] + 1
+    assert reports[-1]["discriminator_loss"] < reports[0]["discriminator_loss"]
+
+
+def test_the_generator_follows_the_discriminator(pairs, lpips):
+    """With no other loss, pictures come to score higher under a discriminator that stands still."""
+    config = replace(CONFIG, adversarial_from=0, l2=0.0, lpips=0.0, adversarial=1.0, augmentation=0.0)
+    run = Run.start(replace(config, images=10_000, discriminator_rate=0.0))
+    losses = [float(report["generator_loss"]) for report in take_steps(run, lpips, pairs, 30)]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    before = Run.start(run.config).discriminator
+    for name, value in run.discriminator.state_dict().items():
+        torch.testing.assert_close(value, before.state_dict()[name], rtol=0, atol=0)
+
+
+def test_the_penalty_comes_at_its_interval(pairs, lpips, monkeypatch):
+    penalised = []
+
+    def penalty(discriminator, pictures):
+        penalised.append(pictures.shape)
+        return gan_losses.discriminator_loss(discriminator(pictures), discriminator(pictures))
+
+    monkeypatch.setattr(gan_losses, "gradient_penalty", penalty)
+    take_steps(Run.start(replace(CONFIG, adversarial_from=0, r1_interval=3)), lpips, pairs, 7)
+    assert penalised == [(4, 3, 32, 32)] * 3
+
+
+# Rates and rows.
 
 
 def test_the_rate_rises_and_falls():
-    config = replace(CONFIG, images=1000, warmup_images=100)
+    config = replace(CONFIG, images=1000, warmup_images=100, adversarial_from=500, adversarial_speed=0.5)
     rates = [config.rate_at(seen) for seen in range(0, 1000, 50)]
     assert rates[0] == 0.01
-    assert rates[2:15] == [1.0] * 13
-    assert rates[-1] == pytest.approx(0.2)
+    assert rates[2:10] == [1.0] * 8
+    assert rates[10:15] == [0.5] * 5
+    assert rates[-1] == pytest.approx(0.1)
     assert rates[15:] == sorted(rates[15:], reverse=True)
 
 
 def test_shared_rows_are_the_mean_from_one_row_on_and_the_others_stay():
     torch.manual_seed(0)
     codes = torch.randn(400, 8, 5)
-    shared = joint.share_rows(codes, probability=0.3)
+    shared = step.share_rows(codes, probability=0.3)
     mean = codes.mean(dim=1, keepdim=True)
     changed = (shared != codes).any(dim=2)  # [N, L]
     torch.testing.assert_close(shared, torch.where(changed[:, :, None], mean, codes))
@@ -165,22 +233,46 @@ def test_shared_rows_are_the_mean_from_one_row_on_and_the_others_stay():
     assert all(rows[first:].all() for rows, first in zip(changed[changed.any(dim=1)], firsts, strict=True))
     assert set(firsts) == set(range(8))
     assert 0.2 < len(firsts) / 400 < 0.4
-    assert (joint.share_rows(codes, probability=0.0) == codes).all()
+    assert (step.share_rows(codes, probability=0.0) == codes).all()
 
 
 # What a run leaves behind.
 
 
-def test_a_run_leaves_a_checkpoint_a_log_and_sheets_and_ends_when_it_is_done(tmp_path, train):
+def test_a_run_leaves_checkpoints_a_log_and_sheets_and_ends_when_it_is_done(tmp_path, train):
     output = tmp_path / "deep" / "run"
     reports = train(output)
     assert [report["images_seen"] for report in reports] == [4, 8]
-    assert {"l2", "lpips", "total", "held_out_l2", "held_out_lpips"} <= reports[0].keys()
-    assert reports[-1]["mapping_error"] < 0.01
+    assert {"l2", "lpips", "total", "sketch_held_out_l2", "inversion_held_out_lpips"} <= reports[0].keys()
     assert len((output / "log.jsonl").read_text().splitlines()) == 2
     assert Image.open(output / "sheet-0.png").width > 64
     assert train(output) == []  # nothing left to do
     assert train(output, replace(CONFIG, images=12))[0]["images_seen"] == 12
+
+
+def test_the_model_of_each_task_is_exported_as_it_is(tmp_path, train):
+    train(tmp_path)
+    for task, kind in (("sketch", "gray"), ("inversion", "rgb")):
+        export_engine(checkpoints.load(tmp_path / f"{task}.pt"), tmp_path / "a.engine")
+        with Translator(tmp_path / "a.engine", device="cpu") as translator:
+            assert translator.manifest.task == task
+            assert translator.manifest.input.kind == kind
+            assert translator.run(np.zeros((32, 32, 3), np.uint8)).shape == (32, 32, 3)
+
+
+def test_a_run_may_begin_with_the_networks_of_another(tmp_path, train):
+    train(tmp_path / "first")
+    run = Run.start(replace(CONFIG, seed=1))
+    run.take_over(tmp_path / "first" / "sketch.pt")
+    found = checkpoint.load(tmp_path / "first" / "sketch.pt").model
+    for model in (run.model, run.average):
+        torch.testing.assert_close(model.generator.input.input, found.generator.input.input, rtol=0, atol=0)
+    with pytest.raises(InputError, match=r"sketch\.pt is of the task sketch; expected one of inversion"):
+        Run.start(replace(CONFIG, tasks=("inversion", "super-resolution"))).take_over(
+            tmp_path / "first" / "sketch.pt"
+        )
+    with pytest.raises(InputError, match=r"sketch\.pt has other sizes than this run"):
+        Run.start(replace(CONFIG, widths=(6, 6, 8, 8))).take_over(tmp_path / "first" / "sketch.pt")
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, train, monkeypatch):
@@ -201,7 +293,7 @@ def test_a_sheet_or_a_log_that_cannot_be_written_is_a_message(tmp_path, train):
     (tmp_path / "log.jsonl").mkdir()
     with pytest.raises(OutputError, match=r"cannot write into .*Is a directory; the last checkpoint in it"):
         train(tmp_path)
-    assert checkpoint.load(tmp_path / "latest.pt").training["joint"]["images_seen"] == 4
+    assert checkpoint.read(tmp_path / "latest.pt")["images_seen"] == 4
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"cannot write into .*file"):
         train(tmp_path / "file")
@@ -220,11 +312,11 @@ def test_a_divergence_stops_with_a_message_and_keeps_the_last_good_state(tmp_pat
     monkeypatch.setattr(torch.optim.Adam, "step", spoiled)
     with pytest.raises(PspError, match=r"no longer a number after 12 images; .*latest\.pt is the last good"):
         train(tmp_path, replace(CONFIG, images=12))  # the loss of that step was still a number
-    monkeypatch.setattr(joint, "REPORT_IMAGES", 100)
+    monkeypatch.setattr(training, "REPORT_IMAGES", 100)
     with pytest.raises(PspError, match=r"no longer a number after 16 images; .*latest\.pt is the last good"):
         train(tmp_path, replace(CONFIG, images=20))
     assert (tmp_path / "latest.pt").read_bytes() == before
-    monkeypatch.setattr(joint, "REPORT_IMAGES", 1)
+    monkeypatch.setattr(training, "REPORT_IMAGES", 1)
     with pytest.raises(PspError, match="no longer a number after 4 images; nothing was saved before"):
         train(tmp_path / "new")
 
@@ -235,31 +327,31 @@ def test_a_divergence_stops_with_a_message_and_keeps_the_last_good_state(tmp_pat
         {"widths": (6, 6, 8, 8)},
         {"depths": (1, 2, 1, 1)},
         {"generator": replace(CONFIG.generator, mapping_layers=2)},
+        {"tasks": ("sketch", "super-resolution")},
+        {"discriminator": (8, 8, 8, 8)},
     ],
-    ids=["width", "depth", "mapping"],
+    ids=["width", "depth", "mapping", "tasks", "discriminator"],
 )
 def test_the_folder_of_a_run_of_other_sizes_is_refused(tmp_path, change):
-    joint.Run.start(CONFIG).save(tmp_path / "latest.pt")
+    Run.start(CONFIG).save(tmp_path)
     with pytest.raises(
         InputError, match=r"latest\.pt belongs to a run of other sizes; choose another output"
     ):
-        joint.Run.resume(replace(CONFIG, **change), tmp_path / "latest.pt")
+        Run.resume(replace(CONFIG, **change), tmp_path / "latest.pt")
 
 
 def test_the_folder_of_another_kind_of_training_is_refused(tmp_path):
-    run = joint.Run.start(CONFIG)
-    content = checkpoint.Checkpoint(task="sketch", input_kind="gray", labels=None, model=run.model)
-    checkpoint.save(tmp_path / "latest.pt", content)
+    Run.start(CONFIG).save(tmp_path)
     with pytest.raises(InputError, match="was not made by joint training; choose another output folder"):
-        joint.Run.resume(CONFIG, tmp_path / "latest.pt")
+        Run.resume(CONFIG, tmp_path / "sketch.pt")
 
 
 def test_a_damaged_checkpoint_is_a_message(tmp_path):
     path = tmp_path / "latest.pt"
-    joint.Run.start(CONFIG).save(path)
+    Run.start(CONFIG).save(tmp_path)
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(InputError, match=r"latest\.pt cannot be read as a checkpoint"):
-        joint.Run.resume(CONFIG, path)
+        Run.resume(CONFIG, path)
     with pytest.raises(InputError, match="does not exist"):
         checkpoint.load(tmp_path / "none.pt")
 
@@ -274,13 +366,25 @@ def test_a_damaged_checkpoint_is_a_message(tmp_path):
     ],
 )
 def test_a_checkpoint_of_impossible_sizes_is_a_message(tmp_path, field, value, reason):
-    path = tmp_path / "latest.pt"
-    joint.Run.start(CONFIG).save(path)
-    content = torch.load(path, weights_only=True)
+    Run.start(CONFIG).save(tmp_path)
+    content = torch.load(tmp_path / "sketch.pt", weights_only=True)
     content[field] |= value
-    torch.save(content, path)
+    torch.save(content, tmp_path / "sketch.pt")
     with pytest.raises(InputError, match=f"damaged or was made by another version: (.|\n)*{reason}"):
-        checkpoint.load(path)
+        checkpoint.load(tmp_path / "sketch.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tasks": ("sketch", "cooking")}, r"the tasks are .*cooking.*; expected one or more of sketch, inv"),
+        ({"discriminator": (8, 8)}, r"has 2 widths, which is not one for each of 4x4, 8x8, \.\.\. 32x32"),
+        ({"batch": 3}, "in groups of 4; 6 photos and 4 random pictures a step are not multiples"),
+    ],
+)
+def test_impossible_settings_are_a_message(change, message):
+    with pytest.raises(InputError, match=message):
+        replace(CONFIG, **change)
 
 
 # Random styles.
@@ -299,30 +403,21 @@ def test_mapped_styles_have_the_mean_and_the_covariance_of_the_given_ones(layers
     assert (found - wanted).norm() < 0.05 * wanted.norm()
 
 
-def test_too_few_mapping_layers_are_refused_before_any_training():
+def test_too_few_mapping_layers_are_refused_before_any_training(tmp_path, train):
     config = replace(CONFIG, generator=replace(CONFIG.generator, mapping_layers=1))
     with pytest.raises(InputError, match=r"has 1 mapping layers; .* choose mapping_layers=2 or more"):
-        joint.Run.start(config)
+        train(tmp_path, config)
 
 
-def test_random_styles_of_an_exported_model_are_like_its_photos(tmp_path, pairs):
-    torch.manual_seed(0)
-    encoder = tiny_models.encoder_config(input_channels=1, input_height=32, input_width=32)
-    model = Translation(Encoder.create(encoder), Generator(GENERATOR), None).eval()
-    assert joint.fit_mapping(model, pairs) < 1e-3
-    content = checkpoint.Checkpoint(task="sketch", input_kind="gray", labels=None, model=model)
-    checkpoint.save(tmp_path / "a.pt", content)
-    export_engine(checkpoints.load(tmp_path / "a.pt"), tmp_path / "a.engine")
-    with Translator(tmp_path / "a.engine", device="cpu") as translator:
-        styles = translator.encode(list(pairs.sketches[:, 0])).mean(axis=1)
-        samples = np.stack([translator.sample(seed) for seed in range(200)])
-        pictures = translator.generate(samples[:4])
-    assert (samples == samples[:, :1]).all()  # one style for every row
-    spread = styles.std(axis=0, ddof=1)
-    distance = np.abs(samples[:, 0] - styles.mean(axis=0)) / spread
-    assert distance.max() < 6
-    assert 0.5 < np.sqrt((distance**2).mean()) < 1.5
-    assert (pictures[0] != pictures[1]).any()
+def test_random_styles_are_at_first_like_those_of_the_photos(pairs):
+    run = Run.start(CONFIG)
+    assert training.fit_mapping(run, pairs) < 1e-3
+    photos = pairs["inversion"].plain(np.arange(6)).sources
+    with torch.no_grad():
+        styles = run.model.encoders["inversion"](photos).mean(dim=1)
+        drawn = run.average.generator.mapping(torch.randn(200, 16))
+    distance = ((drawn - styles.mean(dim=0)) / styles.std(dim=0)).square().mean().sqrt()
+    assert 0.5 < distance < 1.5
 
 
 # The command.
@@ -330,11 +425,13 @@ def test_random_styles_of_an_exported_model_are_like_its_photos(tmp_path, pairs)
 
 def test_the_command_trains_and_reports_and_fails_with_a_message(tmp_path, faces, lpips, monkeypatch):
     monkeypatch.setattr(LpipsAlex, "load", lambda **_: lpips)
-    monkeypatch.setattr(joint, "calibrate", partial(joint.calibrate, images=64))
-    monkeypatch.setattr(joint, "JointConfig", lambda images: replace(CONFIG, images=images))
+    monkeypatch.setattr(training, "CALIBRATION_BATCHES", 1)
+    monkeypatch.setattr(command, "JointConfig", lambda **given: replace(CONFIG, **given))
     options = {"--images": faces, "--validation": faces, "--output": tmp_path / "run", "--count": 8}
     options |= dict.fromkeys(("--lpips-features", "--lpips-heads"), faces / "0.png")
+    options |= {"--adversarial-from": 4}
     arguments = ["joint", *(str(part) for option in options.items() for part in option)]
+    arguments += ["--task", "sketch", "--task", "inversion"]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
     assert '"images_seen": 8' in done.output

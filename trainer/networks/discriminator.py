@@ -63,6 +63,8 @@ class Halving(Blur):
     """The filter, computed only where a stride of 2 looks: a quarter of the work."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu":  # whose gradient of strided filters is 30 times slower than the plain one's
+            return super().forward(x)[:, :, ::2, ::2]
         channels = x.shape[1]
         weight = self.kernel.to(x.dtype).expand(channels, 1, *self.kernel.shape)
         return F.conv2d(x, weight, stride=2, padding=self.padding, groups=channels)

@@ -1,0 +1,68 @@
+"""``python -m trainer joint``."""
+
+import json
+from pathlib import Path
+
+import click
+
+from trainer.joint.config import JointConfig
+from trainer.joint.pairs import TASKS
+from trainer.joint.training import train
+from trainer.losses.lpips import LpipsAlex
+from trainer.team import join, leave
+
+Folder = click.Path(exists=True, file_okay=False, path_type=Path)
+File = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command("joint")
+@click.option("--images", type=Folder, required=True, help="Aligned portraits to learn from.")
+@click.option("--validation", type=Folder, required=True, help="Portraits to measure on; never trained on.")
+@click.option("--lpips-features", type=File, required=True, help="AlexNet weights in torchvision's format.")
+@click.option("--lpips-heads", type=File, required=True, help="LPIPS v0.1 weights, alex.pth.")
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Run folder.")
+@click.option(
+    "--task",
+    "tasks",
+    type=click.Choice(list(TASKS)),
+    multiple=True,
+    help="May be given several times; default: sketch and inversion.",
+)
+@click.option("--count", default=JointConfig.images, show_default=True, help="Photos to train on.")
+@click.option(
+    "--adversarial-from",
+    default=JointConfig.adversarial_from,
+    show_default=True,
+    help="Photos after which the discriminator joins in.",
+)
+@click.option("--start-from", type=File, help="TASK.pt of an earlier run of the same sizes.")
+def command(
+    images: Path,
+    validation: Path,
+    lpips_features: Path,
+    lpips_heads: Path,
+    output: Path,
+    tasks: tuple[str, ...],
+    count: int,
+    adversarial_from: int,
+    start_from: Path | None,
+) -> None:
+    """Train a small generator and its encoders together; run again to resume.
+
+    On a CPU, one process for each core is fastest: OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m
+    trainer joint ...
+    """
+    lpips = LpipsAlex.load(features=lpips_features, heads=lpips_heads)
+    config = JointConfig(tasks=tasks or JointConfig.tasks, images=count, adversarial_from=adversarial_from)
+    team = join("cpu")
+    for report in train(
+        config,
+        images=images,
+        validation=validation,
+        output=output,
+        lpips=lpips,
+        start_from=start_from,
+        team=team,
+    ):
+        click.echo(json.dumps({name: round(value, 4) for name, value in report.items()}))
+    leave(team)

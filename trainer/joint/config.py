@@ -1,0 +1,100 @@
+"""Everything that decides the outcome of joint training."""
+
+from dataclasses import dataclass, field
+
+from psp_rt.errors import InputError
+from trainer.joint.pairs import TASKS
+from trainer.networks import EncoderConfig, GeneratorConfig
+from trainer.networks.discriminator import DiscriminatorConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointConfig:
+    """Settings of one run.
+
+    Args:
+        tasks: One encoder is trained for each; all share the generator.
+        discriminator: Channels at 4x4, 8x8, ... up to the generator's size.
+        batch: Photos that one process shows each encoder in a step.
+        random: Pictures of random latents that the discriminator sees beside those.
+        learning_rate: Of the encoders' weights.
+        scaled_learning_rate: Of weights of unit size, which a factor scales at run time.
+        discriminator_rate: Of the discriminator.
+        shared: Part of the codes whose later rows are replaced by the mean row.
+        adversarial: Weight of the discriminator's judgement; from `adversarial_from` on.
+        adversarial_from: Photos after which the discriminator joins in.
+        adversarial_speed: Part of the learning rates that then remains for encoders and generator.
+        r1_weight: Of the discriminator's gradient penalty.
+        r1_interval: Steps between two of those.
+        augmentation: Probability of each transform before the discriminator sees a picture.
+        images: Photos to show in all.
+        halflife_images: Of the running average, which is what gets exported.
+    """
+
+    generator: GeneratorConfig = field(
+        default_factory=lambda: GeneratorConfig(
+            channels=(192, 192, 128, 64, 32), style_dim=128, mapping_layers=4
+        )
+    )
+    discriminator: tuple[int, ...] = (128, 128, 96, 64, 24)
+    tasks: tuple[str, ...] = ("sketch", "inversion")
+    widths: tuple[int, int, int, int] = (24, 48, 96, 96)
+    depths: tuple[int, int, int, int] = (1, 2, 2, 1)
+    head_width: int = 64
+    batch: int = 6
+    random: int = 4
+    learning_rate: float = 4e-3
+    scaled_learning_rate: float = 2e-2
+    discriminator_rate: float = 2e-3
+    warmup_images: int = 3_000
+    l2: float = 1.0
+    lpips: float = 0.8
+    shared: float = 0.3
+    adversarial: float = 0.1
+    adversarial_from: int = 40_000
+    adversarial_speed: float = 0.2
+    r1_weight: float = 0.05
+    r1_interval: int = 16
+    augmentation: float = 0.2
+    images: int = 300_000
+    seed: int = 0
+    halflife_images: float = 10e3
+
+    def __post_init__(self) -> None:
+        unknown = [task for task in self.tasks if task not in TASKS]
+        if unknown or not self.tasks:
+            raise InputError(f"the tasks are {self.tasks}; expected one or more of {', '.join(TASKS)}")
+        if DiscriminatorConfig(channels=self.discriminator).size != self.generator.size:
+            raise InputError(
+                f"the discriminator has {len(self.discriminator)} widths, which is not one for each of 4x4, "
+                f"8x8, ... {self.generator.size}x{self.generator.size}"
+            )
+        group, photos = DiscriminatorConfig(channels=()).stddev_group, self.batch * len(self.tasks)
+        if photos % group or self.random % group:
+            raise InputError(
+                f"the discriminator compares pictures in groups of {group}; {photos} photos and "
+                f"{self.random} random pictures a step are not multiples of it"
+            )
+
+    def rate_at(self, images_seen: int) -> float:
+        """Return the part of the rates in force: it rises at first, and falls in the last quarter."""
+        rise = min(1.0, (images_seen + 1) / self.warmup_images)
+        fall = min(1.0, max(0.05, 4 * (1 - images_seen / self.images)))
+        return rise * fall * (self.adversarial_speed if self.is_adversarial(images_seen) else 1.0)
+
+    def is_adversarial(self, images_seen: int) -> bool:
+        """Return whether the discriminator takes part."""
+        return images_seen >= self.adversarial_from
+
+    def encoder(self, task: str) -> EncoderConfig:
+        """Return the encoder that fits the generator: its input has the output's size."""
+        return EncoderConfig(
+            num_styles=self.generator.num_styles,
+            input_channels=1 if TASKS[task] == "gray" else 3,
+            input_height=self.generator.size,
+            input_width=self.generator.size,
+            style_dim=self.generator.style_dim,
+            widths=self.widths,
+            depths=self.depths,
+            head_width=self.head_width,
+        )
