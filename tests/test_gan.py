@@ -24,6 +24,7 @@ from trainer.gan import loop, losses, profile, step
 from trainer.gan.config import GanConfig
 from trainer.gan.photos import RealPhotos
 from trainer.gan.run import Run, lazy_adam
+from trainer.interruptions import Interrupted
 from trainer.networks import Generator, GeneratorConfig
 from trainer.networks.discriminator import DiscriminatorConfig
 
@@ -217,7 +218,7 @@ def test_resume_is_exact_after_an_interruption(photos, tmp_path):
     reports = loop.train(settings, photos, team=ALONE, output=tmp_path / "parts")
     next(reports)
     signal.raise_signal(signal.SIGINT)
-    with pytest.raises(loop.Interrupted, match=r"stopped after 16 images.*Run the same command again"):
+    with pytest.raises(Interrupted, match=r"stopped after 16 images.*Run the same command again"):
         list(reports)
     torch.manual_seed(1234)  # whatever ran in between
     list(loop.train(settings, photos, team=ALONE, output=tmp_path / "parts"))

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from psp_rt.errors import PspError
-from trainer.report import Reporter, duration, progress_line
+from trainer.report import Means, Reporter, broken, duration, is_due, left_out, progress_line
 
 
 class Terminal(io.StringIO):
@@ -102,3 +102,30 @@ def test_a_report_that_cannot_be_written_says_so(tmp_path, without_tensorboard):
     reporter = Reporter(tmp_path, total=100, images_seen=0)
     with pytest.raises(PspError, match=r"cannot write .*log\.jsonl"):
         reporter.report({"images_seen": 10})
+
+
+def test_means_count_each_value_as_often_as_it_was_reported():
+    means = Means(images_before=100)
+    means.add({"loss": torch.tensor(1.0), "penalty": torch.tensor(5.0)})
+    means.add({"loss": torch.tensor(3.0)})
+    found = means.of(108)
+    assert (found["loss"], found["penalty"], found["images_seen"]) == (2, 5, 108)
+    assert found["images_per_second"] > 0
+    assert found["waited_for_data"] == 0
+
+
+def test_a_report_is_due_when_a_step_reaches_or_passes_its_number():
+    assert [seen for seen in range(6, 42, 6) if is_due(seen, batch=6, every=10)] == [12, 24, 30]
+
+
+def test_the_first_files_left_out_are_named_and_all_are_counted():
+    assert left_out({}) == []
+    assert left_out({"a.jpg": "no image"}) == ["  left out a.jpg: no image"]
+    lines = left_out({f"{number}.jpg": "no image" for number in range(8)})
+    assert len(lines) == 6
+    assert lines[-1] == "  left out 8 in all"
+
+
+def test_a_value_that_is_no_number_is_named():
+    assert broken({"l2": 1.0, "w_norm": float("nan"), "total": float("inf")}) == "w_norm"
+    assert broken({"l2": 1.0}) is None

@@ -22,12 +22,12 @@ from trainer.losses.identity import Identity
 from trainer.losses.lpips import Lpips, LpipsAlex, LpipsVgg
 from trainer.losses.moco import Moco
 from trainer.networks import Encoder, EncoderKind, GeneratorConfig, official_channels
+from trainer.report import left_out
 from trainer.run_folder import LATEST, open_folder
 from trainer.tasks import Recipe
 
 Folder = click.Path(exists=True, file_okay=False, path_type=Path)
 File = click.Path(exists=True, dir_okay=False, path_type=Path)
-SHOWN_FILES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,10 +182,8 @@ def load_set(recipe: Recipe, images: Path, pairs: Path | None, member: team.Team
     found = TrainingSet.load(recipe, images, pairs)
     if member.leads:
         click.echo(f"{len(found)} photos from {images}")
-        for name, reason in list(found.skipped.items())[:SHOWN_FILES]:
-            click.echo(f"  left out {name}: {reason}")
-        if len(found.skipped) > SHOWN_FILES:
-            click.echo(f"  left out {len(found.skipped)} in all")
+        for line in left_out(found.skipped):
+            click.echo(line)
     return found
 
 

@@ -16,22 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from psp_rt.errors import InputError, PspError
+from psp_rt.errors import InputError
 from trainer import average, inputs
 from trainer.encoder_data import Batch, TrainingSet, ahead
 from trainer.encoder_review import calibrate, draw_sheet, evaluate, pool
 from trainer.encoder_run import Run, diverged
-from trainer.interruptions import interruptions
+from trainer.interruptions import Interrupted, interruptions
 from trainer.losses.criterion import Criterion
-from trainer.report import Reporter
+from trainer.report import Means, Reporter, broken, is_due
 from trainer.tasks import Recipe
 from trainer.team import Team
 
 Losses = dict[str, Tensor]
-
-
-class Interrupted(PspError):
-    """The run was asked to stop, and saved its state."""
 
 
 def train_step(
@@ -118,12 +114,15 @@ def train(
                 parts = next(batches)
                 means.waited_s += time.perf_counter() - waited
                 means.add(train_step(run, encode, criterion, parts, team))
-                stops = _agreed(asked(), team)
+                stops = team.any_asked(asked())
                 if reporter:
                     reporter.progress(run.images_seen)
-                if not (stops or run.images_seen >= recipe.images or _due(run)):
+                due = is_due(run.images_seen, batch=recipe.batch, every=recipe.report_images)
+                if not (stops or run.images_seen >= recipe.images or due):
                     continue
-                report = means.of(run, latest)
+                report = means.of(run.images_seen)
+                if broken(report):
+                    raise diverged(run.images_seen, latest, "loss is")
                 if reporter:
                     calibrate(run, data)
                     run.save(latest)
@@ -133,43 +132,12 @@ def train(
                     reporter.sheet(run.images_seen, draw_sheet(run, shown))
                     yield report
                 if stops:
-                    raise Interrupted(
-                        f"stopped after {run.images_seen} images; {latest} holds everything. "
-                        "Run the same command again to resume"
-                    )
+                    raise Interrupted(run.images_seen, latest)
                 means = Means(run.images_seen)
     finally:
         batches.close()  # type: ignore[attr-defined]  # a generator, whose threads end here
         if reporter:
             reporter.close()
-
-
-class Means:
-    """Means of the losses since the last report, added up on the device: each look at a number waits."""
-
-    def __init__(self, images_before: int) -> None:
-        self._before, self._started, self._steps = images_before, time.perf_counter(), 0
-        self._sums: Losses = {}
-        self.waited_s = 0.0  # for data
-
-    def add(self, losses: Losses) -> None:
-        """Take in one step."""
-        self._steps += 1
-        for name, value in losses.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-
-    def of(self, run: Run, latest: Path) -> dict[str, float]:
-        """Return the means, how fast the run is and how long it waited for data."""
-        means = {name: value.item() / self._steps for name, value in self._sums.items()}
-        if not all(np.isfinite(value) for value in means.values()):
-            raise diverged(run.images_seen, latest, "loss is")
-        seconds = time.perf_counter() - self._started  # after .item() has waited
-        return {
-            "images_seen": run.images_seen,
-            "images_per_second": (run.images_seen - self._before) / seconds,
-            "waited_for_data": self.waited_s / seconds,
-            **means,
-        }
 
 
 def places(run: Run) -> Iterator[int]:
@@ -194,16 +162,3 @@ def check_share(recipe: Recipe, team: Team) -> None:
             f"parts each; "
             f"choose a multiple of {team.size * recipe.parts}: --set batch=..."
         )
-
-
-def _due(run: Run) -> bool:
-    """Whether a step reached or passed a multiple of `report_images`."""
-    every = run.recipe.report_images
-    return run.images_seen // every > (run.images_seen - run.recipe.batch) // every
-
-
-def _agreed(asked: bool, team: Team) -> bool:
-    """Whether any process was asked to stop; all must stop after the same step."""
-    if team.size == 1:
-        return asked
-    return bool(team.add_up(torch.tensor(float(asked), device=team.device)) > 0)

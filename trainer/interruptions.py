@@ -5,9 +5,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
+from psp_rt.errors import PspError
+
 GRACE_S = 1.0  # torchrun passes on a Ctrl-C that the terminal has sent already: one wish, two signals
+
+
+class Interrupted(PspError):
+    """The run was asked to stop, and saved its state."""
+
+    def __init__(self, images_seen: int, latest: Path) -> None:
+        super().__init__(
+            f"stopped after {images_seen} images; {latest} holds everything. "
+            "Run the same command again to resume"
+        )
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Showing how a run goes: a line that moves, one JSON line per report, TensorBoard, picture sheets."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from psp_rt.errors import OutputError
 from trainer import sheet
 
 REFRESH_S = 0.5
+SHOWN_FILES = 5
 
 
 class Reporter:
@@ -80,6 +82,49 @@ class Reporter:
     def _clear(self) -> None:
         if self._stream.isatty():
             self._stream.write("\r\x1b[K")
+
+
+class Means:
+    """Means of what steps report, added up on the device, since each look at a number waits for it."""
+
+    def __init__(self, images_before: int) -> None:
+        self._before, self._started = images_before, time.perf_counter()
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self.waited_s = 0.0  # for data
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Take in one step, which need not report everything."""
+        for name, value in values.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def of(self, images_seen: int) -> dict[str, float]:
+        """Return the means, how fast the run is and how long it waited for data."""
+        means = {name: value.item() / self._counts[name] for name, value in self._sums.items()}
+        seconds = time.perf_counter() - self._started  # after .item() has waited
+        return {
+            "images_seen": images_seen,
+            "images_per_second": (images_seen - self._before) / seconds,
+            "waited_for_data": self.waited_s / seconds,
+            **means,
+        }
+
+
+def is_due(images_seen: int, *, batch: int, every: int) -> bool:
+    """Whether the last step reached or passed a multiple of `every` images."""
+    return images_seen // every > (images_seen - batch) // every
+
+
+def broken(values: Mapping[str, float]) -> str | None:
+    """Return the name of the first value that is no longer a number."""
+    return next((name for name, value in values.items() if not math.isfinite(value)), None)
+
+
+def left_out(skipped: Mapping[str, str]) -> list[str]:
+    """Return lines that say which files were left out and why: the first few, and how many in all."""
+    lines = [f"  left out {name}: {reason}" for name, reason in list(skipped.items())[:SHOWN_FILES]]
+    return lines + [f"  left out {len(skipped)} in all"] * (len(skipped) > SHOWN_FILES)
 
 
 def progress_line(images_seen: int, total: int, images_per_second: float) -> str:

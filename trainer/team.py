@@ -29,6 +29,12 @@ class Team:
             dist.all_reduce(values)
         return values
 
+    def any_asked(self, asked: bool) -> bool:
+        """Whether any process was asked to stop: one that stops alone leaves the others waiting."""
+        if self.size == 1:
+            return asked
+        return bool(self.add_up(torch.tensor(float(asked), device=self.device)) > 0)
+
     def average_gradients(self, network: nn.Module) -> None:
         """Give every process the mean gradient, in one transfer."""
         if self.size == 1:

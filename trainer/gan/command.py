@@ -18,14 +18,13 @@ from trainer.gan.run import Run
 from trainer.gan.step import Forward
 from trainer.networks import Generator, GeneratorConfig
 from trainer.networks.discriminator import Discriminator, DiscriminatorConfig
-from trainer.report import progress_line
+from trainer.report import left_out, progress_line
 
 F = TypeVar("F", bound=Callable[..., Any])
 Folder = click.Path(exists=True, file_okay=False, path_type=Path)
 Positive = click.IntRange(min=1)
 NotNegative = click.FloatRange(min=0)
 DEFAULTS = {field.name: field.default for field in fields(GanConfig)}
-SHOWN_FILES = 20
 
 
 def widths(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -158,10 +157,8 @@ def load_photos(folder: Path, config: GanConfig, member: team.Team) -> RealPhoto
     photos = RealPhotos.load(folder, size=config.size, device=member.device, seed=config.seed)
     if member.leads:
         click.echo(f"{len(photos)} photos from {folder}, kept on {photos.pixels.device}")
-        for name, reason in list(photos.skipped.items())[:SHOWN_FILES]:
-            click.echo(f"  left out {name}: {reason}")
-        if len(photos.skipped) > SHOWN_FILES:
-            click.echo(f"  left out {len(photos.skipped)} in all")
+        for text in left_out(photos.skipped):
+            click.echo(text)
     return photos
 
 

@@ -9,10 +9,8 @@ The run folder:
     tensorboard     the same as curves, where TensorBoard is installed
 """
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -23,44 +21,13 @@ from trainer import run_folder
 from trainer.gan.config import GanConfig
 from trainer.gan.photos import RealPhotos
 from trainer.gan.run import Run
-from trainer.gan.step import ADJUST_STEPS, Forward, Report, draw_codes, train_step
-from trainer.interruptions import interruptions
-from trainer.report import Reporter
+from trainer.gan.step import ADJUST_STEPS, Forward, draw_codes, train_step
+from trainer.interruptions import Interrupted, interruptions
+from trainer.report import Means, Reporter, broken, is_due
 from trainer.team import Team
 
 SHEET_SAMPLES = 32
 JUDGED = 256  # photos whose scores are compared with those of held-out photos
-
-
-class Interrupted(PspError):
-    """The run was asked to stop, and saved its state."""
-
-
-@dataclass
-class Means:
-    """Means of what steps report, added up on the device, since each look at a number waits for it."""
-
-    images_before: int
-    started: float = field(default_factory=time.perf_counter)
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, report: Report) -> None:
-        """Take in one step."""
-        for name, value in report.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def of(self, run: Run) -> dict[str, float]:
-        """Return the means, and how fast the run is."""
-        means = {name: value.item() / self.counts[name] for name, value in self.sums.items()}
-        images = run.images_seen - self.images_before
-        return {
-            "images_seen": run.images_seen,
-            "images_per_second": images / (time.perf_counter() - self.started),  # after .item() has waited
-            **means,
-            "augmentation": run.augmentation,
-        }
 
 
 def train(
@@ -88,7 +55,7 @@ def train(
             stops = _agreed(asked(), run, team)
             last = stops or run.images_seen >= config.images
             if last or _due(run, config.report_images):
-                report = _checked(means.of(run), latest)
+                report = _checked(means.of(run.images_seen), run, latest)
                 if held_out:
                     report["overfitting"] = overfitting(run, photos, held_out)
                 if reporter:
@@ -101,10 +68,7 @@ def train(
                     run.save(latest)
                     reporter.sheet(run.images_seen, [samples(run)])
             if stops:
-                raise Interrupted(
-                    f"stopped after {run.images_seen} images; {latest} holds everything. "
-                    "Run the same command again to resume"
-                )
+                raise Interrupted(run.images_seen, latest)
 
 
 def open_run(config: GanConfig, photos: RealPhotos, *, team: Team, output: Path) -> Run:
@@ -161,11 +125,12 @@ def samples(run: Run) -> Tensor:
     return torch.cat([generator(part) for part in codes.split(8)])
 
 
-def _checked(report: dict[str, float], latest: Path) -> dict[str, float]:
-    broken = [name for name, value in report.items() if not abs(value) < float("inf")]
-    if broken:
+def _checked(report: dict[str, float], run: Run, latest: Path) -> dict[str, float]:
+    report["augmentation"] = run.augmentation
+    name = broken(report)
+    if name:
         raise PspError(
-            f"{broken[0]} is no longer a number after {report['images_seen']} images; {latest} is the last "
+            f"{name} is no longer a number after {report['images_seen']} images; {latest} is the last "
             "good state, if there is one. Start anew with a lower --learning-rate, a higher --r1-weight, "
             "or --precision fp32"
         )
@@ -173,13 +138,9 @@ def _checked(report: dict[str, float], latest: Path) -> dict[str, float]:
 
 
 def _due(run: Run, every: int) -> bool:
-    return run.images_seen // every > (run.images_seen - run.config.batch) // every
+    return is_due(run.images_seen, batch=run.config.batch, every=every)
 
 
 def _agreed(asked: bool, run: Run, team: Team) -> bool:
-    """Say whether to stop now, in all processes alike: one that stops alone leaves the others waiting."""
-    if team.size == 1:
-        return asked
-    if run.step % ADJUST_STEPS:
-        return False
-    return bool(team.add_up(torch.tensor([float(asked)], device=team.device)).item())
+    """Say whether to stop now; several processes ask each other only where they wait anyway."""
+    return (team.size == 1 or run.step % ADJUST_STEPS == 0) and team.any_asked(asked)
