@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 RUNTIME := $(VENV)/runtime.installed
 EVERYTHING := $(VENV)/everything.installed
 
-.PHONY: demo test check gpu-test benchmark readme-tables clean
+.PHONY: demo test check gpu-test benchmark readme-tables train-demo clean
 
 demo: $(RUNTIME)
 	$(BIN)/psp-rt run models/sketch.engine models/drawing.png --output demo.png --couple
@@ -30,6 +30,13 @@ benchmark: $(EVERYTHING)
 readme-tables: $(EVERYTHING)
 	$(BIN)/python benchmarks/readme_tables.py
 
+# Make the models of models/ anew: hours on a CPU (the GPU way has not run yet). For example
+# make train-demo DEVICE=cuda FACES=photos HELD_OUT=others LPIPS=alexnet.pth HEADS=alex.pth IDENTITY=face.pt
+DEVICE ?= cpu
+train-demo: $(EVERYTHING)
+	$(BIN)/python models/train.py --device $(DEVICE) --faces $(FACES) --held-out $(HELD_OUT) \
+		--lpips-features $(LPIPS) --lpips-heads $(HEADS) $(if $(IDENTITY),--identity $(IDENTITY))
+
 clean:
 	rm -rf $(VENV) demo.png
 
@@ -41,5 +48,5 @@ $(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(EVERYTHING): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable '.[cpu,export,train,dev]'
+	$(PIP) --editable '.[cpu,openvino,export,train,dev]'
 	@touch $@ $(RUNTIME)

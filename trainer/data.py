@@ -51,6 +51,10 @@ class Batch(NamedTuple):
     sources: Tensor  # [N, 1, h, w] in [0, 1], 1 is paper
     targets: Tensor  # [N, 3, H, W] in [-1, 1]
 
+    def to(self, device: torch.device) -> "Batch":
+        """Return the pairs on a device."""
+        return Batch(sources=self.sources.to(device), targets=self.targets.to(device))
+
 
 def load_photos(folder: str | Path, *, size: int, smallest: int = 64, threads: int = 2) -> Photos:
     """Read every photo of a folder into memory, scaled to size x size.

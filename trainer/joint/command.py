@@ -35,6 +35,7 @@ File = click.Path(exists=True, dir_okay=False, path_type=Path)
     show_default=True,
     help="Photos after which the discriminator joins in.",
 )
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--start-from", type=File, help="TASK.pt of an earlier run of the same sizes.")
 def command(
     images: Path,
@@ -45,6 +46,7 @@ def command(
     tasks: tuple[str, ...],
     count: int,
     adversarial_from: int,
+    device: str,
     start_from: Path | None,
 ) -> None:
     """Train a small generator and its encoders together; run again to resume.
@@ -54,7 +56,7 @@ def command(
     """
     lpips = LpipsAlex.load(features=lpips_features, heads=lpips_heads)
     config = JointConfig(tasks=tasks or JointConfig.tasks, images=count, adversarial_from=adversarial_from)
-    team = join("cpu")
+    team = join(device)
     for report in train(
         config,
         images=images,

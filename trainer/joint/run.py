@@ -21,6 +21,7 @@ from trainer.networks.discriminator import Discriminator, DiscriminatorConfig
 from trainer.networks.encoders import draw_head_weights
 
 FORMAT = "psp_rt.joint"
+CPU = torch.device("cpu")
 
 
 class Model(nn.Module):
@@ -51,14 +52,15 @@ class Run:
     mapping_set: bool = False
 
     @classmethod
-    def start(cls, config: JointConfig) -> "Run":
-        """Draw the weights of a new run."""
+    def start(cls, config: JointConfig, *, device: torch.device = CPU) -> "Run":
+        """Draw the weights of a new run, the same on every device."""
         torch.manual_seed(config.seed)
         model = Model(config)
         for encoder in model.encoders.values():
             draw_head_weights(encoder)  # type: ignore[arg-type]
+        model.to(device)
         discriminator = Discriminator(DiscriminatorConfig(channels=config.discriminator))
-        discriminator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        discriminator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(
             config,
             model,
@@ -69,12 +71,12 @@ class Run:
         )
 
     @classmethod
-    def resume(cls, config: JointConfig, path: Path) -> "Run":
+    def resume(cls, config: JointConfig, path: Path, *, device: torch.device = CPU) -> "Run":
         """Go on from a checkpoint as if the run had never stopped."""
         kept = checkpoints.read(path)
         if not isinstance(kept, dict) or kept.get("format") != FORMAT:
             raise InputError(f"{path} was not made by joint training; choose another output folder")
-        run = cls.start(config)
+        run = cls.start(config, device=device)
         try:
             for name in ("model", "average", "discriminator", "optimizer", "discriminator_optimizer"):
                 getattr(run, name).load_state_dict(kept[name])
@@ -84,6 +86,11 @@ class Run:
                 f"{path} belongs to a run of other sizes; choose another output folder ({error})"
             ) from error
         return run
+
+    @property
+    def device(self) -> torch.device:
+        """Where it trains."""
+        return self.model.generator.input.input.device
 
     def take_over(self, path: Path) -> None:
         """Begin with the generator and the encoder of a checkpoint of the same sizes."""

@@ -58,7 +58,7 @@ def train_step(run: Run, lpips: LpipsAlex, batches: dict[str, Batch], team: Team
 
 def translate(run: Run, batches: dict[str, Batch], *, random_codes: int) -> Tensor:
     """Return the pictures of all batches, then those of random codes, [N, 3, S, S]."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with half_precision(run):
         codes = torch.cat(
             [
                 run.model.encoders[task](batch.sources.contiguous(memory_format=torch.channels_last))
@@ -68,14 +68,14 @@ def translate(run: Run, batches: dict[str, Batch], *, random_codes: int) -> Tens
         codes = share_rows(codes.float(), probability=run.config.shared)
     if random_codes:
         codes = torch.cat([codes, draw_codes(run.model.generator, random_codes, mixing=MIXING)])
-    with torch.autocast("cpu", torch.bfloat16):
+    with half_precision(run):
         pictures: Tensor = run.model.generator(codes, noise="none")
     return pictures.float()
 
 
 def reconstruction(run: Run, lpips: LpipsAlex, pictures: Tensor, targets: Tensor) -> Report:
     """Return L2 and LPIPS of pictures and what they should be."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with half_precision(run):
         with torch.no_grad():
             wanted = lpips.features(targets)
         perceptual = lpips.distance(lpips.features(pictures), wanted).mean()
@@ -85,7 +85,7 @@ def reconstruction(run: Run, lpips: LpipsAlex, pictures: Tensor, targets: Tensor
 def judge(run: Run, pictures: Tensor, rng: np.random.Generator) -> Tensor:
     """Return the discriminator's scores of pictures, which it sees augmented, [N]."""
     seen = augment.augment(pictures, probability=run.config.augmentation, rng=rng)
-    with torch.autocast("cpu", torch.bfloat16):
+    with half_precision(run):
         scores: Tensor = run.discriminator(seen)
     return scores
 
@@ -120,6 +120,11 @@ def update_discriminator(
     return report
 
 
+def half_precision(run: Run) -> torch.autocast:
+    """Compute in bfloat16 what may be."""
+    return torch.autocast(run.device.type, torch.bfloat16)
+
+
 def share_rows(codes: Tensor, *, probability: float) -> Tensor:
     """Replace the rows of codes [N, L, D] from a random one on by the mean row, for part of the batch.
 
@@ -127,5 +132,5 @@ def share_rows(codes: Tensor, *, probability: float) -> Tensor:
     """
     count, rows, _ = codes.shape
     first = torch.randint(rows, (count, 1)) + rows * (torch.rand(count, 1) >= probability)
-    shared = torch.arange(rows) >= first  # [N, L]
+    shared = (torch.arange(rows) >= first).to(codes.device)  # [N, L]
     return torch.where(shared[:, :, None], codes.mean(dim=1, keepdim=True), codes)

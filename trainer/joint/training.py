@@ -56,10 +56,14 @@ def train(
             cache=output / "validation-sketches.npz",
         )
     latest = output / "latest.pt"
-    run = Run.resume(config, latest) if latest.exists() else Run.start(config)
+    run = (
+        Run.resume(config, latest, device=team.device)
+        if latest.exists()
+        else Run.start(config, device=team.device)
+    )
     if start_from is not None and not latest.exists():
         run.take_over(start_from)
-    lpips.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    lpips.to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
 
     reported, started, sums = run.images_seen, time.perf_counter(), dict[str, float]()
     while run.images_seen < config.images:
@@ -106,7 +110,10 @@ def look_back(
     report: dict[str, float] = {"images_seen": run.images_seen}
     for task in run.config.tasks:
         places = range(run.images_seen, run.images_seen + 64 * CALIBRATION_BATCHES, 64)
-        calibrate(run.average.encoders[task], (pairs[task].batch(place, 64).sources for place in places))
+        calibrate(
+            run.average.encoders[task],
+            (pairs[task].batch(place, 64).sources.to(run.device) for place in places),
+        )
         measured = evaluate(run.average, task, held_out[task], lpips)
         report |= {f"{task}_held_out_{name}": value for name, value in measured.items()}
     return report
@@ -120,7 +127,7 @@ def fit_mapping(run: Run, pairs: dict[str, Pairs]) -> float:
     """
     task = "inversion" if "inversion" in pairs else run.config.tasks[0]
     run.model.eval()
-    codes = [run.model.encoders[task](part.sources) for part in in_parts(pairs[task], 64)]
+    codes = [run.model.encoders[task](part.sources.to(run.device)) for part in in_parts(pairs[task], 64)]
     styles = torch.cat(codes).mean(dim=1)  # [N, D]
     error = set_mapping(run.model.generator, styles)
     run.average.generator.style.load_state_dict(run.model.generator.style.state_dict())
@@ -132,7 +139,8 @@ def fit_mapping(run: Run, pairs: dict[str, Pairs]) -> float:
 def evaluate(model: Model, task: str, pairs: Pairs, lpips: LpipsAlex) -> dict[str, float]:
     """Measure L2 and LPIPS on every held-out photo."""
     squared, perceptual = 0.0, 0.0
-    for part in in_parts(pairs):
+    device = model.generator.input.input.device
+    for part in (part.to(device) for part in in_parts(pairs)):
         pictures = model.translation(task)(part.sources, noise="none")
         squared += (pictures - part.targets).square().mean(dim=(1, 2, 3)).sum().item()
         perceptual += lpips(pictures, part.targets).sum().item()
@@ -143,13 +151,14 @@ def evaluate(model: Model, task: str, pairs: Pairs, lpips: LpipsAlex) -> dict[st
 def draw_sheet(model: Model, held_out: dict[str, Pairs], path: Path) -> None:
     """Write input and result of each task for some held-out photos, the photos, and random pictures."""
     columns: list[Tensor] = []
+    device = model.generator.input.input.device
     for task, pairs in held_out.items():
-        chosen = pairs.plain(np.linspace(0, len(pairs) - 1, 2 * SHEET_ROWS).astype(np.int64))
+        chosen = pairs.plain(np.linspace(0, len(pairs) - 1, 2 * SHEET_ROWS).astype(np.int64)).to(device)
         columns += [as_picture(chosen.sources, task), model.translation(task)(chosen.sources, noise="none")]
     z = torch.randn(
         len(chosen.targets), model.generator.config.style_dim, generator=torch.Generator().manual_seed(0)
     )
-    codes = model.generator.mapping(z)[:, None].expand(-1, model.generator.config.num_styles, -1)
+    codes = model.generator.mapping(z.to(device))[:, None].expand(-1, model.generator.config.num_styles, -1)
     sheet.write(path, [*columns, chosen.targets, model.generator(codes, noise="none")], rows=SHEET_ROWS)
 
 

@@ -63,7 +63,7 @@ class Halving(Blur):
     """The filter, computed only where a stride of 2 looks: a quarter of the work."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu":  # whose gradient of strided filters is 30 times slower than the plain one's
+        if x.device.type == "cpu":  # whose gradient of a strided filter is 30 times slower
             return super().forward(x)[:, :, ::2, ::2]
         channels = x.shape[1]
         weight = self.kernel.to(x.dtype).expand(channels, 1, *self.kernel.shape)

@@ -1,0 +1,142 @@
+"""Make the models that ship: ``make train-demo FACES=... HELD_OUT=... LPIPS=... HEADS=... IDENTITY=...``.
+
+On a GPU: a 128x128 StyleGAN2 of the portraits, then a pSp encoder for each task against it, as in the
+paper. Without one: encoders and a 64x64 generator together (`python -m trainer joint`), because a
+generator alone would take days. Every step resumes where it was when the same command is run again.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+MODELS = Path(__file__).parent
+LIMIT_BYTES = 8_000_000  # a model that ships
+TASKS = ("sketch", "inversion", "super-resolution")
+# Widths for which encoder and generator together stay below the limit, with weights stored as FP16.
+GENERATOR = {"resolution": 128, "channels": "160,160,128,96,64,32", "style-dim": 128, "count": 600_000}
+ENCODER = {
+    "widths": [24, 48, 96, 96],
+    "depths": [1, 2, 2, 1],
+    "head_width": 52,
+    "input_size": 128,
+    "batch": 32,
+    "precision": "bf16",
+    "learning_rate": 1e-3,  # ten times the official one: weights are drawn, not a face recogniser's
+    "images": 400_000,
+}
+FACTORS = [4, 8]  # of super-resolution at 128 pixels; the official ones are for 256
+
+Command = list[str]
+
+
+def commands(args: argparse.Namespace) -> Iterator[Command]:
+    """Yield the commands, in their order."""
+    trainings = on_gpu(args) if args.device == "cuda" else on_cpu(args)
+    yield from trainings
+    for task in TASKS:
+        checkpoint = checkpoint_of(args, task)
+        yield [
+            *module("export", checkpoint),
+            *options({"output": args.models / f"{task}.engine", "weights": "fp16"}),
+        ]
+
+
+def on_cpu(args: argparse.Namespace) -> Iterator[Command]:
+    """Yield joint training, one process for each core."""
+    yield [
+        *module("torch.distributed.run", "--nproc-per-node", args.processes, "-m", "trainer", "joint"),
+        *(part for task in TASKS for part in ("--task", task)),
+        *options(data_options(args) | {"output": args.output / "joint", "count": args.count or 300_000}),
+    ]  # fmt: skip
+
+
+def on_gpu(args: argparse.Namespace) -> Iterator[Command]:
+    """Yield the generator's training, then an encoder's for each task."""
+    generator = args.output / "generator"
+    settings = GENERATOR | ({"count": args.count} if args.count else {})
+    yield [
+        *module("trainer", "generator"),
+        *options(settings | {"images": args.faces, "validation": args.held_out, "output": generator}),
+    ]
+    for task in TASKS:
+        changes = dict(ENCODER) | ({"images": args.count} if args.count else {})
+        changes |= {"factors": FACTORS} if task == "super-resolution" else {}
+        with_identity = {"identity": args.identity} if task != "sketch" else {}
+        yield [
+            *module("trainer", "encoder"),
+            *(part for name, value in changes.items() for part in ("--set", f"{name}={value}")),
+            *options({"task": task, "generator": generator / "latest.pt"}),
+            *options(data_options(args) | with_identity | {"output": args.output / task}),
+        ]
+
+
+def checkpoint_of(args: argparse.Namespace, task: str) -> Path:
+    """Return the file that training leaves for a task."""
+    if args.device == "cuda":
+        return Path(args.output / task / "latest.pt")
+    return Path(args.output / "joint" / f"{task}.pt")
+
+
+def data_options(args: argparse.Namespace) -> dict[str, object]:
+    """Return what both kinds of encoder training read."""
+    return {
+        "images": args.faces,
+        "validation": args.held_out,
+        "lpips-features": args.lpips_features,
+        "lpips-heads": args.lpips_heads,
+    }
+
+
+def module(name: str, *arguments: object) -> Command:
+    """Return the start of a command that runs one of our packages."""
+    return [sys.executable, "-m", name, *map(str, arguments)]
+
+
+def options(values: dict[str, object]) -> Command:
+    """Return ``--name value`` for each."""
+    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the grammar of the command line."""
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    found.add_argument("--faces", type=Path, required=True, help="aligned portraits to learn from")
+    found.add_argument("--held-out", type=Path, required=True, help="portraits of others, to measure on")
+    found.add_argument("--lpips-features", type=Path, required=True, help="AlexNet, torchvision's format")
+    found.add_argument("--lpips-heads", type=Path, required=True, help="LPIPS v0.1, alex.pth")
+    found.add_argument("--identity", type=Path, help="ArcFace IR-SE50 or MobileFaceNet; needed on a GPU")
+    found.add_argument("--device", choices=("cpu", "cuda"), required=True)
+    found.add_argument("--processes", type=int, default=2, help="on a CPU: one for each core (default: 2)")
+    found.add_argument("--count", type=int, help="photos for each training; default: as the models had")
+    found.add_argument("--output", type=Path, default=Path("runs/models"), help="run folders")
+    found.add_argument("--models", type=Path, default=MODELS, help="where the engines go")
+    found.add_argument("--dry-run", action="store_true", help="print the commands and stop")
+    return found
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the commands one after the other; the first that fails ends it."""
+    grammar = parser()
+    args = grammar.parse_args(arguments)
+    if args.device == "cuda" and args.identity is None:
+        grammar.error("--device cuda trains with the identity loss; name its network with --identity FILE")
+    for command in commands(args):
+        print("$", shlex.join(command), flush=True)
+        if args.dry_run:
+            continue
+        status = subprocess.run(command, check=False).returncode
+        if status:
+            print("this command failed; mend it and run the same again to resume", file=sys.stderr)
+            return status
+    too_large = [path.name for path in args.models.glob("*.engine") if path.stat().st_size > LIMIT_BYTES]
+    if too_large and not args.dry_run:
+        print(f"above {LIMIT_BYTES} bytes: {', '.join(too_large)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
