@@ -22,7 +22,7 @@ from trainer.losses.lpips import LpipsAlex
 from trainer.mapping import check_depth, set_mapping
 from trainer.team import Team
 
-REPORT_IMAGES = 16_000  # at least, between two reports
+REPORT_IMAGES = 10_000  # at least, between two reports
 CALIBRATION_BATCHES = 32  # of 64 photos
 SHEET_ROWS = 8
 ALONE = Team(device=torch.device("cpu"))
@@ -86,7 +86,7 @@ def train(
         report["images_per_second"] = count / (time.perf_counter() - started)
         run.save(output)
         with _writing_into(output):
-            draw_sheet(run.average, held_out, output / f"sheet-{run.images_seen // 16_000 * 16_000}.png")
+            draw_sheet(run.average, held_out, output / f"sheet-{run.images_seen // 1000 * 1000}.png")
             with (output / "log.jsonl").open("a") as log:
                 log.write(json.dumps(report) + "\n")
         yield report
