@@ -13,11 +13,13 @@ from psp_rt.errors import PspError
 from trainer.losses import arcface, criterion
 from trainer.losses.arcface import ArcFace
 from trainer.losses.criterion import Criterion, LossWeights
-from trainer.losses.identity import ARCFACE, INNER_FACE, MOBILEFACENET, Identity
+from trainer.losses.curricularface import CurricularFace
+from trainer.losses.identity import ARCFACE, CURRICULARFACE, INNER_FACE, MOBILEFACENET, Identity
 from trainer.losses.lpips import VGG, LpipsAlex, LpipsVgg
 from trainer.losses.mobilefacenet import MobileFaceNet
 from trainer.losses.moco import Moco, ResNet50
 from trainer.networks import Encoder, EncoderConfig
+from trainer.networks.backbone import PlainBottleneck
 
 SHARED = Path(__file__).parents[2] / "shared"
 needs_weights = pytest.mark.skipif(
@@ -120,7 +122,7 @@ def test_the_arcface_crop_is_the_official_one():
     torch.testing.assert_close(ARCFACE.take(images), expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("crop", [ARCFACE, MOBILEFACENET])
+@pytest.mark.parametrize("crop", [ARCFACE, CURRICULARFACE, MOBILEFACENET])
 def test_crops_of_small_pictures_show_the_same_part(crop):
     ramp = torch.linspace(-1, 1, 256).expand(1, 3, 256, 256)
     image = (ramp + ramp.mT) / 2
@@ -153,9 +155,43 @@ def test_an_identity_file_is_known_by_its_tensors(tmp_path, monkeypatch):
     assert (loaded.network.conv2.conv.weight == 0.25).all()
 
 
+@pytest.mark.parametrize("known", [0, 1])
+def test_curricularface_is_read_strictly_in_its_public_format(known, tmp_path):
+    with torch.device("meta"):
+        network = CurricularFace()
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    assert len(shapes) == 672
+    assert sum(int(np.prod(shape)) for shape in shapes.values()) == 65_176_232  # with batch counters
+    if known:
+        if not (SHARED / "formats").exists():
+            pytest.skip("the list of the public file's tensors lies in ../shared, which is not here")
+        assert shapes == dict(official_tensors("curricularface_ir101_112.txt"))
+    state = drawn_state(network.to_empty(device="cpu"))
+    torch.save(state, tmp_path / "curricular.pth")
+    loaded = Identity.load(tmp_path / "curricular.pth")
+    assert loaded.crop == CURRICULARFACE
+    assert (loaded.network.body[48].res_layer[3].weight == 0.25).all()
+    for change, message in (
+        ({"body.7.extra": torch.zeros(1)}, "a tensor body.7.extra that is not known"),
+        ({"body.7.res_layer.4.bias": torch.zeros(3)}, r"body.7.res_layer.4.bias in .* is \(3,\), not"),
+    ):
+        torch.save(state | change, tmp_path / "changed.pth")
+        with pytest.raises(PspError, match=message):
+            Identity.load(tmp_path / "changed.pth")
+
+
+def test_a_block_without_gates_adds_its_branch_unscaled():
+    torch.manual_seed(0)
+    block = PlainBottleneck(4, 4, 2).eval()
+    x = torch.randn(2, 4, 8, 8)
+    norm, first, slope, second, last = block.res_layer
+    expected = last(second(slope(first(norm(x))))) + x[:, :, ::2, ::2]
+    torch.testing.assert_close(block(x), expected)
+
+
 def test_files_of_other_networks_say_what_was_expected(tmp_path):
     torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(PspError, match=r"neither identity network that is known; expected model_ir_se50.pth"):
+    with pytest.raises(PspError, match=r"no identity network that is known; expected model_ir_se50.pth"):
         Identity.load(tmp_path / "other.pth")
     with pytest.raises(PspError, match=r"no tensor layer4.2.conv3.weight; expected moco_v2_800ep"):
         Moco.load(tmp_path / "other.pth")

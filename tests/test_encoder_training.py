@@ -16,54 +16,29 @@ from PIL import Image
 
 from export import checkpoints as exported
 from psp_rt.errors import PspError
+from tests import tiny_runs
 from tests.tiny_models import write_official
+from tests.tiny_runs import CHANGES, CONFIG, recipe_of, start
 from trainer import checkpoint as checkpoints
 from trainer import encoder_review, encoder_training, generator_file, inputs, tasks
 from trainer.__main__ import main
 from trainer.encoder_data import TrainingSet
-from trainer.encoder_run import Run
 from trainer.losses.criterion import Criterion
 from trainer.networks import Encoder, Generator, GeneratorConfig, Translation
 from trainer.team import Team
 
 ROOT = Path(__file__).parents[1]
-CONFIG = GeneratorConfig(channels=(8, 8, 6, 4), style_dim=12, mapping_layers=2)  # 32 pixels, 8 styles
 ALONE = Team(device=torch.device("cpu"))
-CHANGES = (
-    "input_size=32",
-    "widths=[4, 6, 8, 10]",
-    "depths=[1, 1, 1, 1]",
-    "head_width=8",
-    "losses.lpips=0",
-    "losses.identity=0",
-    "losses.w_norm=0.005",
-    "learning_rate=1e-3",
-    "batch=4",
-    "images=24",
-    "report_images=12",
-)
 
 
 @pytest.fixture
 def faces(tmp_path):
-    folder = tmp_path / "faces"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for number in range(6):
-        photo = np.full((70, 70, 3), rng.integers(50, 200, 3), np.uint8)
-        photo[40:50, 20:50] = 20 * number
-        Image.fromarray(photo).save(folder / f"{number}.png")
-    return folder
+    return tiny_runs.write_faces(tmp_path / "faces")
 
 
 @pytest.fixture
 def generator():
-    torch.manual_seed(1)
-    drawn = Generator(CONFIG)
-    for name, value in drawn.named_parameters():
-        if name.endswith("noise.weight"):
-            value.data.fill_(0.1)  # so that random noise is seen
-    return drawn.eval().requires_grad_(False)
+    return tiny_runs.draw_generator()
 
 
 @pytest.fixture
@@ -71,14 +46,6 @@ def generator_path(generator, tmp_path):
     path = tmp_path / "generator.pt"
     torch.save({"g_ema": generator.state_dict(), "latent_avg": generator.mean_style()}, path)
     return path
-
-
-def recipe_of(task="inversion", *changes):
-    return tasks.with_sizes(tasks.default(task, (*CHANGES, *changes)), CONFIG)
-
-
-def start(recipe, generator):
-    return Run.start(recipe, generator, generator.mean_style(), device=ALONE.device)
 
 
 def train(run, faces, output, *, validation=None, criterion=None):

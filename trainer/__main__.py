@@ -4,6 +4,7 @@ import click
 
 from psp_rt.errors import PspError
 from trainer import encoder_command
+from trainer.evaluation import command as evaluation_command
 from trainer.gan import command as gan_command
 from trainer.joint import command as joint_command
 
@@ -26,6 +27,7 @@ def main() -> None:
 main.add_command(encoder_command.command)
 main.add_command(gan_command.command)
 main.add_command(joint_command.command)
+main.add_command(evaluation_command.command)
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,5 @@
 """``python -m trainer encoder``: train an encoder for a generator."""
 
-import hashlib
 import json
 import zlib
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from trainer import generator_file, tasks, team
 from trainer.encoder_data import TrainingSet
 from trainer.encoder_run import Run
 from trainer.encoder_training import check_share, train
-from trainer.losses import arcface
+from trainer.losses import arcface, weight_files
 from trainer.losses.criterion import Criterion
 from trainer.losses.identity import Identity
 from trainer.losses.lpips import Lpips, LpipsAlex, LpipsVgg
@@ -140,14 +139,9 @@ def run_training(
     validation = (
         load_set(recipe, files.validation, files.validation_pairs, member) if files.validation else None
     )
-    config: dict[str, Any] = {
-        "recipe": recipe.to_dict(),
-        "generator": _sha256(files.generator),
-        "data": fingerprint(data),
-    }
-    config["backbone"] = _sha256(files.backbone) if files.backbone else None
+    hashes = hash_files(recipe, files)
     if member.leads:
-        open_folder(output, config)
+        open_folder(output, {"recipe": recipe.to_dict(), "data": fingerprint(data), **hashes})
     member.add_up(torch.zeros(1, device=member.device))  # the others wait for the folder
     latest = output / LATEST
 
@@ -156,6 +150,7 @@ def run_training(
             arcface.start_encoder(encoder, files.backbone)
 
     run = Run.start(recipe, generator, mean_style, device=member.device, prepare=prepare)
+    run.files = hashes
     if latest.exists():
         run.restore(latest)
         if member.leads:
@@ -177,6 +172,21 @@ def load_criterion(recipe: Recipe, files: Files) -> Criterion:
     return Criterion(weights, lpips=lpips, identity=identity, moco=moco)
 
 
+def hash_files(recipe: Recipe, files: Files) -> dict[str, str]:
+    """Return the hashes of the files that decide the outcome of a run."""
+    weights = recipe.losses
+    counts = {
+        "generator": True,
+        "backbone": True,
+        "lpips_features": weights.lpips or weights.inner_lpips,
+        "lpips_heads": weights.lpips or weights.inner_lpips,
+        "identity": weights.identity,
+        "moco": weights.moco,
+    }
+    named = {name: getattr(files, name) for name, count in counts.items() if count}
+    return {name: weight_files.sha256(path) for name, path in named.items() if path}
+
+
 def load_set(recipe: Recipe, images: Path, pairs: Path | None, member: team.Team) -> TrainingSet:
     """Read a folder of photos, and say what was left out."""
     found = TrainingSet.load(recipe, images, pairs)
@@ -194,11 +204,3 @@ def fingerprint(data: TrainingSet) -> str:
         if pixels is not None:
             total = zlib.crc32(pixels.reshape(-1).view(np.uint8).data, total)
     return f"{len(data)} images, {total:08x}"
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -6,7 +6,7 @@ that a resumed run needs beside it: live weights, optimiser, progress.
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Run:
     mean_style: Tensor  # of the generator, [D]
     optimizer: torch.optim.Optimizer
     images_seen: int = 0
+    files: dict[str, str] = field(default_factory=dict)  # what was named on the command line -> its hash
 
     @classmethod
     def start(
@@ -86,7 +87,7 @@ class Run:
             input_kind=self.recipe.kind,
             labels=self.recipe.labels,
             model=self.model,
-            training={"encoder": state},
+            training={"encoder": state, "recipe": self.recipe.to_dict(), "files": self.files},
         )
         checkpoint.save(path, content)
 

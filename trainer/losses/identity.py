@@ -3,7 +3,8 @@
 Faces are aligned as in FFHQ, so the crop that an identity network was trained on is a fixed box.
 ArcFace's is the public code's. MobileFaceNet's maps FFHQ's mean landmarks onto the five points of
 its training crops (least squares, one scale); on portraits of people photographed twice, the
-similarity is 0.81 for the same person and 0.03 for different ones.
+similarity is 0.81 for the same person and 0.03 for different ones. CurricularFace's box follows from
+the same points: its training crops have 8 pixels more on each side.
 """
 
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psp_rt.errors import InputError
-from trainer.losses import arcface, mobilefacenet, weight_files
+from trainer.losses import arcface, curricularface, mobilefacenet, weight_files
 
-SOURCE = f"{arcface.SOURCE}, or {mobilefacenet.SOURCE}"
+SOURCE = f"{arcface.SOURCE}, {curricularface.SOURCE}, or {mobilefacenet.SOURCE}"
 
 
 class Box(NamedTuple):
@@ -54,6 +55,7 @@ class Crop:
 
 
 ARCFACE = Crop(box=INNER_FACE, height=112, width=112)
+CURRICULARFACE = Crop(box=Box(32, 221, 32, 221), height=112, width=112)
 MOBILEFACENET = Crop(box=Box(32, 221, 45, 208), height=112, width=96, scale=127.5 / 128)
 
 
@@ -67,16 +69,22 @@ class Identity(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> "Identity":
-        """Build it from a file of ArcFace IR-SE50 or of MobileFaceNet; the tensors' names say which."""
+        """Build it from a file of ArcFace IR-SE50, CurricularFace IR-101 or MobileFaceNet.
+
+        The tensors' names say which it is.
+        """
         content = weight_files.read(path, source=SOURCE)
         network: nn.Module
         if "net_state_dict" in content:
             network, crop, source = mobilefacenet.MobileFaceNet(), MOBILEFACENET, mobilefacenet.SOURCE
             content = content["net_state_dict"]
+        elif "body.48.res_layer.4.weight" in content and "body.0.res_layer.5.fc1.weight" not in content:
+            network, crop, source = curricularface.CurricularFace(), CURRICULARFACE, curricularface.SOURCE
+            weight_files.refuse_surplus(network, content, path, source=source)
         elif "input_layer.0.weight" in content:
             network, crop, source = arcface.ArcFace(), ARCFACE, arcface.SOURCE
         else:
-            raise InputError(f"{path} holds neither identity network that is known; expected {SOURCE}")
+            raise InputError(f"{path} holds no identity network that is known; expected {SOURCE}")
         weight_files.fill(network, content, path, source=source)
         return cls(network, crop)
 

@@ -1,5 +1,6 @@
 """Reading the files of weights that losses need. The user names them; nothing is downloaded."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,22 @@ def fill(network: nn.Module, tensors: Mapping[str, Any], path: str | Path, *, so
     for name, target in network.state_dict().items():
         if not name.endswith("num_batches_tracked"):
             copy(target, tensors, name, path, source)
+
+
+def refuse_surplus(network: nn.Module, tensors: Mapping[str, Any], path: str | Path, *, source: str) -> None:
+    """Refuse a file that holds more than a network has: it would be another network."""
+    surplus = sorted(set(tensors) - set(network.state_dict()))
+    if surplus:
+        raise InputError(f"{path} has a tensor {surplus[0]} that is not known; expected {source}")
+
+
+def sha256(path: str | Path) -> str:
+    """Return the hash of a file, which tells whether two runs used the same one."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def copy(target: Tensor, tensors: Mapping[str, Any], name: str, path: str | Path, source: str) -> None:

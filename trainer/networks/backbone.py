@@ -68,17 +68,27 @@ class Bottleneck(nn.Module):
         return residual + self.shortcut_layer(x)
 
 
+class PlainBottleneck(Bottleneck):
+    """The block without squeeze-and-excite, as IR networks have it."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__(inputs, outputs, stride)
+        self.res_layer = nn.Sequential(*list(self.res_layer)[:-1])
+
+
 def input_layer(channels: int, width: int) -> nn.Sequential:
     """First convolution of the backbone."""
     return nn.Sequential(nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), PReLU(width))
 
 
-def residual_body(widths: tuple[int, ...], depths: tuple[int, ...]) -> nn.Sequential:
+def residual_body(
+    widths: tuple[int, ...], depths: tuple[int, ...], *, block: type[Bottleneck] = Bottleneck
+) -> nn.Sequential:
     """Four stages of blocks; the first block of each stage halves the picture."""
     blocks = []
     below = widths[0]
     for width, depth in zip(widths, depths, strict=True):
-        for block in range(depth):
-            blocks.append(Bottleneck(below, width, 2 if block == 0 else 1))
+        for number in range(depth):
+            blocks.append(block(below, width, 2 if number == 0 else 1))
             below = width
     return nn.Sequential(*blocks)
