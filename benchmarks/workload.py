@@ -44,7 +44,14 @@ class Workload:
     def translator(self) -> Translator:
         """The engine, opened on the CPU; contenders clone it, so that they run the same sessions."""
         batch = max(4, len(self.pictures))  # one batch is never run in parts
-        return Translator(self.engine, device="cpu", color="rgb", threads=self.threads, max_batch=batch)
+        return Translator(
+            self.engine,
+            device="cpu",
+            backend="onnxruntime",
+            color="rgb",
+            threads=self.threads,
+            max_batch=batch,
+        )
 
     @property
     def first_mixed_row(self) -> int:

@@ -14,6 +14,7 @@ import click
 from PIL import Image
 
 from . import __version__
+from .choice import BACKENDS, PRECISIONS
 from .doctor import report
 from .engine_file import EngineFile
 from .errors import InputError, PspError
@@ -84,6 +85,20 @@ def main() -> None:
 @click.option("--alpha", type=click.FloatRange(0, 1), help="How far to mix. Default: 1")
 @click.option("--couple", is_flag=True, help="Put the input beside each result.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    default="auto",
+    show_default=True,
+    help="On the CPU; auto takes the faster one that is installed.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="fp32",
+    show_default=True,
+    help="bf16: faster, close; needs OpenVINO and a processor with BF16.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="On the CPU. Default: one for each core.")
 def run(
     *,
@@ -96,12 +111,16 @@ def run(
     alpha: float | None,
     couple: bool,
     device: str,
+    backend: str,
+    precision: str,
     threads: int | None,
 ) -> None:
     """Translate pictures, or folders of them, with ENGINE."""
     _check_style_options(style_from, seeds, layers, alpha)
     jobs = plan(inputs, output, seeds or ())
-    with Translator(engine, device=device, threads=threads) as translator:
+    with Translator(
+        engine, device=device, backend=backend, precision=precision, threads=threads
+    ) as translator:
         if translator.manifest.input is None:
             raise InputError(f"{engine} has no encoder, so it takes no pictures; see psp-rt info {engine}")
         style = _style(translator, style_from, seeds, layers or "8-", 1.0 if alpha is None else alpha)

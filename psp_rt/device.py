@@ -1,4 +1,4 @@
-"""Which device a model runs on, and why.
+"""What this machine has to run models on.
 
 The NVIDIA driver is asked first, through its own library: without one, creating a session or a
 TensorRT runtime on a GPU fails late, in silence, or takes the process with it.
@@ -9,12 +9,9 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-
-from .errors import DeviceError
 
 INSTALL_CPU = "pip install 'psp_rt[cpu]'"
 INSTALL_CUDA = "pip uninstall -y onnxruntime && pip install --force-reinstall 'psp_rt[cuda]'"
@@ -28,14 +25,6 @@ class Driver:
     gpus: tuple[str, ...] = ()
     cuda_version: str = ""
     problem: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """The device to use, "cpu" or "cuda:N", and the reason."""
-
-    device: str
-    reason: str
 
 
 def probe_driver() -> Driver:
@@ -77,50 +66,13 @@ def onnxruntime_providers() -> tuple[str, ...] | None:
     return tuple(onnxruntime.get_available_providers())
 
 
-def choose_device(asked: str, driver: Driver, providers: tuple[str, ...] | None) -> Choice:
-    """Return the device for what was asked: "auto", "cpu", "cuda" or "cuda:N".
-
-    Raises:
-        DeviceError: It cannot be had; the message says how to get it.
-    """
-    match = re.fullmatch(r"auto|cpu|cuda(?::(\d{1,3}))?", asked) if isinstance(asked, str) else None
-    if match is None:
-        raise DeviceError(f"device is {asked!r}; expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
-    if providers is None:
-        raise DeviceError(
-            f"ONNX Runtime is not installed; install it with: {INSTALL_CPU} (or 'psp_rt[cuda]' for a GPU)"
-        )
-    if asked == "cpu":
-        return Choice(device="cpu", reason="asked for")
-    index = int(match.group(1) or 0)
-    obstacle = _cuda_obstacle(index, driver, providers)
-    if not obstacle:
-        return Choice(device=f"cuda:{index}", reason="asked for" if asked != "auto" else driver.gpus[index])
-    if asked == "auto":
-        return Choice(device="cpu", reason=obstacle)
-    raise DeviceError(f"device {asked!r} cannot be had: {obstacle}; use device='cpu' to run without it")
-
-
-def _cuda_obstacle(index: int, driver: Driver, providers: tuple[str, ...]) -> str:
-    if driver.problem:
-        return driver.problem
-    if index >= len(driver.gpus):
-        return "there is only " + ", ".join(f"cuda:{index}" for index in range(len(driver.gpus)))
-    if CUDA_PROVIDER not in providers:
-        return (
-            "the installed onnxruntime has no CUDA provider, often because onnxruntime and "
-            f"onnxruntime-gpu are both installed; mend it with: {INSTALL_CUDA}"
-        )
-    return ""
-
-
 def default_threads() -> int:
     """Return the number of physical cores that this process may use; 0 where that is unknown.
 
     A second thread on a core adds nothing to convolutions, which keep its arithmetic units busy alone.
     """
     if not hasattr(os, "sched_getaffinity"):
-        return 0  # ONNX Runtime then counts the physical cores itself
+        return 0  # the runtimes then count the physical cores themselves
     cores = set()
     for cpu in os.sched_getaffinity(0):
         siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")

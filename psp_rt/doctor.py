@@ -9,37 +9,30 @@ from importlib import metadata
 from pathlib import Path
 
 from . import __version__
-from .device import (
-    CUDA_PROVIDER,
-    INSTALL_CPU,
-    INSTALL_CUDA,
-    Driver,
-    choose_device,
-    default_threads,
-    onnxruntime_providers,
-    probe_driver,
-)
+from .choice import Machine, choose
+from .device import CUDA_PROVIDER, INSTALL_CUDA, default_threads
 from .errors import PspError
+from .openvino_library import INSTALL_OPENVINO, OpenVinoState
 from .translator import Translator
 
-PACKAGES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "tensorrt")
+PACKAGES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
 
 
 def report(engine: Path | None) -> Iterator[str]:
     """Yield the report's lines."""
-    driver, providers = probe_driver(), onnxruntime_providers()
-    installed = installed_packages()
+    machine, installed = Machine(), installed_packages()
     yield _line("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}")
     yield _line("psp_rt", __version__)
     for name in PACKAGES:
         yield _line(name, installed.get(name, "not installed"))
-    yield _line("providers", ", ".join(providers) if providers else "none")
-    yield _line("driver", driver.problem or f"CUDA {driver.cuda_version}")
-    for index, gpu in enumerate(driver.gpus):
+    yield _line("providers", ", ".join(machine.providers) if machine.providers else "none")
+    yield _line("bf16", _bf16(machine.openvino))
+    yield _line("driver", machine.driver.problem or f"CUDA {machine.driver.cuda_version}")
+    for index, gpu in enumerate(machine.driver.gpus):
         yield _line(f"cuda:{index}", gpu)
     yield _line("threads", str(default_threads() or "all cores"))
-    yield _line("auto takes", _automatic(driver, providers))
-    for fault in faults(driver, providers, installed):
+    yield _line("auto takes", _automatic(machine))
+    for fault in faults(machine, installed):
         yield _line("to mend", fault)
     if engine is not None:
         yield _line("engine", _trial(engine))
@@ -56,23 +49,34 @@ def installed_packages(names: Iterable[str] = PACKAGES) -> dict[str, str]:
     return found
 
 
-def faults(driver: Driver, providers: tuple[str, ...] | None, installed: dict[str, str]) -> list[str]:
-    """Return what is wrong, each with the command that mends it."""
-    if providers is None:
-        return [f"ONNX Runtime is not installed: {INSTALL_CUDA if driver.gpus else INSTALL_CPU}"]
-    if {"onnxruntime", "onnxruntime-gpu"} <= installed.keys():
-        return [f"onnxruntime and onnxruntime-gpu are both installed and hide each other: {INSTALL_CUDA}"]
-    if driver.gpus and CUDA_PROVIDER not in providers:
-        return [f"there is a GPU, but ONNX Runtime has no CUDA provider: {INSTALL_CUDA}"]
-    return []
+def faults(machine: Machine, installed: dict[str, str]) -> list[str]:
+    """Return what is wrong or missing, each with the command that mends it."""
+    found = []
+    if machine.providers is None and machine.driver.gpus:
+        found.append(f"there is a GPU, but ONNX Runtime is not installed: {INSTALL_CUDA}")
+    elif {"onnxruntime", "onnxruntime-gpu"} <= installed.keys():
+        found.append(
+            f"onnxruntime and onnxruntime-gpu are both installed and hide each other: {INSTALL_CUDA}"
+        )
+    elif machine.driver.gpus and CUDA_PROVIDER not in (machine.providers or ()):
+        found.append(f"there is a GPU, but ONNX Runtime has no CUDA provider: {INSTALL_CUDA}")
+    if machine.openvino.problem and machine.measured_openvino:
+        found.append(f"{machine.openvino.problem}: models on the CPU would run faster")
+    return found
 
 
-def _automatic(driver: Driver, providers: tuple[str, ...] | None) -> str:
+def _bf16(openvino: OpenVinoState) -> str:
+    if openvino.problem:
+        return f"needs OpenVINO: {INSTALL_OPENVINO}"
+    return "yes, precision='bf16'" if "BF16" in openvino.capabilities else "not in this processor"
+
+
+def _automatic(machine: Machine) -> str:
     try:
-        choice = choose_device("auto", driver, providers)
+        choice = choose(machine)
     except PspError as error:
         return f"nothing: {error}"
-    return f"{choice.device} with ONNX Runtime: {choice.reason}"
+    return f"{choice.device} with {choice.backend}, {choice.precision}: {choice.reason}"
 
 
 def _trial(engine: Path) -> str:
@@ -81,7 +85,8 @@ def _trial(engine: Path) -> str:
     with Translator(engine) as translator:
         translator.generate(translator.sample(0))
         seconds = time.perf_counter() - start
-        return f"{engine} runs on {translator.device}: loaded and first picture made in {seconds:.2f} s"
+        where = f"{translator.device} with {translator.backend}, {translator.precision}"
+        return f"{engine} runs on {where}: loaded and first picture made in {seconds:.2f} s"
 
 
 def _line(name: str, value: str) -> str:

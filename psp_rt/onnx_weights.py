@@ -24,7 +24,7 @@ MAX_FIELDS = 200_000  # a generator of 1024 pixels has 7,244; so many take half 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _DOMAINS = (b"", b"ai.onnx")
 
-_Rewrite = Callable[[memoryview], bytes]
+_Rewrite = Callable[[memoryview], bytes | None]  # None leaves the field out
 
 
 class WeightsPointer:
@@ -36,6 +36,7 @@ class WeightsPointer:
         self._weights_name = weights_name
         self._weights = weights
         self._fields_left = MAX_FIELDS
+        self._graphs = 0
 
     def rewrite(self, model: memoryview) -> bytes:
         """Return the model with its external data pointing into the engine file.
@@ -47,9 +48,13 @@ class WeightsPointer:
             raise self._refusal(f"has {len(model)} bytes; expected less than 2 GiB")
         refuse_training = self._refuse("holds training information")
         refuse_functions = self._refuse("holds local functions; export it with them inlined")
-        return self._message(model, {7: self._graph, 20: refuse_training, 25: refuse_functions})
+        rewritten = self._message(model, {7: self._graph, 20: refuse_training, 25: refuse_functions})
+        if self._graphs != 1:
+            raise self._refusal(f"is no ONNX model: it has {self._graphs} graphs")
+        return rewritten
 
     def _graph(self, graph: memoryview) -> bytes:
+        self._graphs += 1
         refuse_sparse = self._refuse("holds sparse tensors")
         return self._message(graph, {1: self._node, 5: self._initializer, 15: refuse_sparse})
 
@@ -71,22 +76,26 @@ class WeightsPointer:
     def _inline(self, tensor: memoryview) -> bytes:
         return self._message(tensor, {13: self._refuse("has external data outside its initializers")})
 
-    def _initializer(self, tensor: memoryview) -> bytes:
+    def _initializer(self, tensor: memoryview) -> bytes | None:
         entries: dict[bytes, bytes] = {}
 
-        def take(entry: memoryview) -> bytes:
+        def take(entry: memoryview) -> None:
             key, value = self._entry(entry)
             if key in entries:
                 raise self._refusal(f"gives {key[:60]!r} twice for one tensor")
             entries[key] = value
-            return b""
 
-        kept = self._message(tensor, {13: take}, drop=13)
-        if not entries:
-            return kept
-        return kept + b"".join(_field(13, _entry(key, value)) for key, value in self._place(entries).items())
+        kept = self._message(tensor, {13: take})
+        return self._placed(kept, self._place(entries)) if entries else kept
 
-    def _place(self, entries: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    def _placed(self, tensor: bytes, span: Span) -> bytes | None:
+        """Return a tensor whose data lie there in the engine file; None leaves it out of the graph."""
+        place = {"location": self._file_name, "offset": str(span.offset), "length": str(span.size)}
+        return tensor + b"".join(
+            field(13, _entry(key.encode(), value.encode())) for key, value in place.items()
+        )
+
+    def _place(self, entries: dict[bytes, bytes]) -> Span:
         """Return where a tensor lies in the engine file."""
         location = entries.get(b"location", b"").decode("utf-8", "replace")
         if self._weights is None or location != self._weights_name:
@@ -100,8 +109,7 @@ class WeightsPointer:
                 f"wants bytes {offset} to {offset + length} of {self._weights_name}, "
                 f"which has {self._weights.size}"
             )
-        place = str(self._weights.offset + offset).encode()
-        return {b"location": self._file_name.encode(), b"offset": place, b"length": str(length).encode()}
+        return Span(offset=self._weights.offset + offset, size=length)
 
     def _number(self, entries: dict[bytes, bytes], key: bytes, *, default: bytes | None) -> int:
         text = entries.get(key, default)
@@ -116,17 +124,15 @@ class WeightsPointer:
                 parts[number] = bytes(payload)
         return parts[1], parts[2]
 
-    def _message(self, message: memoryview, rewrites: dict[int, _Rewrite], *, drop: int = 0) -> bytes:
-        """Return a message with some of its fields rewritten; field ``drop`` is read and left out."""
+    def _message(self, message: memoryview, rewrites: dict[int, _Rewrite]) -> bytes:
+        """Return a message with some of its fields rewritten."""
         parts: list[bytes | memoryview] = []
         for number, raw, payload in self._fields(message):
             rewrite = rewrites.get(number)
             if rewrite is None or payload is None:
                 parts.append(raw)
-            elif number == drop:
-                rewrite(payload)
-            else:
-                parts.append(_field(number, rewrite(payload)))
+            elif (rewritten := rewrite(payload)) is not None:
+                parts.append(field(number, rewritten))
         return b"".join(parts)
 
     def _fields(self, message: memoryview) -> Iterator[tuple[int, memoryview, memoryview | None]]:
@@ -175,15 +181,17 @@ class WeightsPointer:
         return FormatError(f"{self._graph_name} {what}")
 
 
-def _field(number: int, payload: bytes) -> bytes:
-    return _encoded(number << 3 | _BYTES) + _encoded(len(payload)) + payload
+def field(number: int, payload: bytes) -> bytes:
+    """Encode a field that has a length."""
+    return encoded(number << 3 | _BYTES) + encoded(len(payload)) + payload
 
 
 def _entry(key: bytes, value: bytes) -> bytes:
-    return _field(1, key) + _field(2, value)
+    return field(1, key) + field(2, value)
 
 
-def _encoded(value: int) -> bytes:
+def encoded(value: int) -> bytes:
+    """Encode a number as a varint."""
     parts = bytearray()
     while value > 0x7F:
         parts.append(value & 0x7F | 0x80)

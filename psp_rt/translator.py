@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .backends import Backend
-from .device import choose_device, onnxruntime_providers, probe_driver
+from .backends import Backend, open_backend
+from .choice import Machine, choose
 from .engine_file import EngineFile
 from .errors import InputError, PspError
 from .images import COLORS, Pixels
@@ -47,6 +47,8 @@ class Translator:
         path: str | os.PathLike[str],
         *,
         device: str = "auto",
+        backend: str = "auto",
+        precision: str = "fp32",
         color: str = "bgr",
         threads: int | None = None,
         max_batch: int = 4,
@@ -56,6 +58,10 @@ class Translator:
         Args:
             path: The engine file.
             device: "auto" takes the best that there is; "cpu", "cuda" and "cuda:N" that one or an error.
+            backend: "auto" takes the faster one that there is; "onnxruntime" and "openvino" that one or
+                an error.
+            precision: "fp32" is what the file was checked for. "bf16" is about twice as fast on
+                processors that have it, needs OpenVINO, and is close: see the README.
             color: The channel order of NumPy arrays, in and out: "bgr", as OpenCV has it, or "rgb".
             threads: On the CPU; by default one for each physical core.
             max_batch: A larger batch goes through the graphs in parts of this size, which bounds the
@@ -63,19 +69,18 @@ class Translator:
 
         Raises:
             FormatError: The file is not a usable engine.
-            DeviceError: The device cannot be had.
+            DeviceError: The device, backend or precision cannot be had.
         """
         _check_settings(color, threads, max_batch)
         self._color, self._max_batch = color, max_batch
         self._turn = threading.Lock()
-        choice = choose_device(device, probe_driver(), onnxruntime_providers())
-        from .backends.onnx_runtime import OnnxRuntimeBackend
-
+        choice = choose(Machine(), device=device, backend=backend, precision=precision)
         with EngineFile.open(path) as engine:
             self.manifest: Manifest = engine.manifest
-            self._backend: Backend | None = OnnxRuntimeBackend.open(engine, choice, threads=threads)
+            self._backend: Backend | None = open_backend(engine, choice, threads=threads)
         self.device: str = self._backend.device
         self.backend: str = self._backend.name
+        self.precision: str = self._backend.precision
         log.info("%s runs on %s (%s): %s", path, self.device, self._backend.description, choice.reason)
 
     def run(self, images: Any, *, style: StyleMix | None = None, out: Pixels | None = None) -> Any:

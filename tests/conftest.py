@@ -21,15 +21,25 @@ def engine_paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str | None, P
     }
 
 
+@pytest.fixture(scope="session", params=["onnxruntime", "openvino"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """What runs the graphs on the CPU: all promises hold on each."""
+    name: str = request.param
+    pytest.importorskip(name)
+    return name
+
+
 @pytest.fixture(scope="session")
-def open_translator(engine_paths: dict[str | None, Path]) -> Iterator[Callable[..., Translator]]:
+def open_translator(
+    engine_paths: dict[str | None, Path], backend: str
+) -> Iterator[Callable[..., Translator]]:
     """Open a tiny engine once for each kind and settings."""
     opened: dict[tuple, Translator] = {}
 
     def open_once(kind: str | None = "rgb", **settings: object) -> Translator:
         key = (kind, *sorted(settings.items()))
         if key not in opened:
-            opened[key] = Translator(engine_paths[kind], device="cpu", threads=1, **settings)
+            opened[key] = Translator(engine_paths[kind], device="cpu", backend=backend, threads=1, **settings)
         return opened[key]
 
     yield open_once

@@ -14,12 +14,11 @@ from PIL import Image
 
 from psp_rt import StyleMix, doctor
 from psp_rt.cli import main
-from psp_rt.device import CUDA_PROVIDER, Driver
 from psp_rt.output_files import save
 from tests import tiny_engine
+from tests.test_choice import NO_OPENVINO, ONE_GPU, WITH_CUDA, machine
 
 ROOT = Path(__file__).parents[1]
-CPU_ONLY = ("CPUExecutionProvider",)
 
 
 def psp_rt(*args: object) -> Result:
@@ -261,7 +260,9 @@ def test_doctor_says_what_auto_takes_and_tries_an_engine(engine):
     done = psp_rt("doctor", engine)
     assert done.exit_code == 0
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
-    assert {"python", "onnxruntime", "providers", "driver", "threads", "engine"} <= lines.keys()
+    assert {"python", "onnxruntime", "openvino", "providers", "bf16", "driver", "threads", "engine"} <= set(
+        lines
+    )
     assert "auto takes" in done.stdout
     assert "first picture made in" in lines["engine"]
 
@@ -283,16 +284,21 @@ def test_doctor_says_what_auto_takes_and_tries_an_engine(engine):
     ],
 )
 def test_doctor_gives_the_command_that_mends_it(providers, installed, fault):
-    driver = Driver(gpus=("NVIDIA A10",), cuda_version="12.4")
-    (line,) = doctor.faults(driver, providers, dict.fromkeys(installed, "1.23"))
+    (line,) = doctor.faults(machine(driver=ONE_GPU, providers=providers), dict.fromkeys(installed, "1.23"))
     assert fault in line
     assert "pip install --force-reinstall 'psp_rt[cuda]'" in line
 
 
+def test_doctor_names_an_openvino_that_is_missing_or_broken_where_it_would_be_faster():
+    (line,) = doctor.faults(machine(openvino=NO_OPENVINO), {"onnxruntime": "1.23"})
+    assert line == f"{NO_OPENVINO.problem}: models on the CPU would run faster"
+    assert doctor.faults(machine(openvino=NO_OPENVINO, processor="arm64"), {"onnxruntime": "1.23"}) == []
+
+
 def test_doctor_finds_no_fault_where_there_is_none():
-    driver = Driver(gpus=("NVIDIA A10",), cuda_version="12.4")
-    assert doctor.faults(driver, (CUDA_PROVIDER,), {"onnxruntime-gpu": "1.23"}) == []
-    assert doctor.faults(Driver(problem="none"), CPU_ONLY, {"onnxruntime": "1.23"}) == []
+    assert doctor.faults(machine(driver=ONE_GPU, providers=WITH_CUDA), {"onnxruntime-gpu": "1.23"}) == []
+    assert doctor.faults(machine(), {"onnxruntime": "1.23"}) == []
+    assert doctor.faults(machine(providers=None), {"openvino": "2026.4"}) == []
 
 
 def test_the_command_runs_as_a_module():

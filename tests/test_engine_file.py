@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -22,6 +23,8 @@ from psp_rt import EngineFile, FormatError, Manifest, OutputError, PspError, Tra
 from psp_rt.engine_file import check_writable
 from tests import tiny_engine
 
+BACKENDS = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name)]
+
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Path:
@@ -34,10 +37,14 @@ def files() -> dict[str, bytes]:
 
 
 def refusal(path: Path) -> str:
-    """Return the message with which a file is refused, by the reader or when it is loaded."""
-    with pytest.raises(FormatError) as caught:
-        Translator(path, device="cpu")
-    return str(caught.value)
+    """Return the message with which a file is refused, by the reader or when any runtime loads it."""
+    reasons = {}
+    for backend in BACKENDS:
+        with pytest.raises(FormatError) as caught:
+            Translator(path, device="cpu", backend=backend)
+        reasons[str(caught.value).partition("cannot be loaded:")[0]] = str(caught.value)
+    (reason,) = reasons.values()  # they differ at most in what the runtime itself says
+    return reason
 
 
 def entry_at(data: bytes, name: str) -> int:
@@ -337,7 +344,6 @@ def test_a_graph_that_reads_another_file_is_refused(tmp_path, files, location):
         ("length", str(2**50), "of encoder.weights, which has 110656"),
         ("offset", "-64", "has an external tensor whose offset is b'-64'"),
         ("length", "9" * 5000, "has an external tensor whose length is"),
-        ("length", "4", "encoder.onnx cannot be loaded"),
     ],
 )
 def test_a_graph_that_reads_beyond_its_weights_is_refused(tmp_path, files, key, value, reason):
@@ -345,6 +351,23 @@ def test_a_graph_that_reads_beyond_its_weights_is_refused(tmp_path, files, key, 
     entry = next(entry for entry in model.graph.initializer[-1].external_data if entry.key == key)
     entry.value = value
     assert reason in refusal(with_encoder(tmp_path / "bad.engine", files, model))
+
+
+def test_a_tensor_with_too_few_bytes_is_refused(tmp_path, files, backend):
+    model, _ = tiny_engine.encoder_graph("rgb")
+    entry = next(entry for entry in model.graph.initializer[-1].external_data if entry.key == "length")
+    entry.value = "4"
+    path = with_encoder(tmp_path / "bad.engine", files, model)
+    with pytest.raises(
+        FormatError, match=r"encoder\.onnx (cannot be loaded|gives 4 bytes for .matrix.)"
+    ):
+        Translator(path, device="cpu", backend=backend)
+
+
+def test_a_model_of_several_graphs_is_refused(tmp_path, files):
+    twice = files["mapping.onnx"] * 2  # readers of protobuf would make one graph of them
+    reason = refusal(tiny_engine.write_raw(tmp_path / "bad.engine", files | {"mapping.onnx": twice}))
+    assert "mapping.onnx is no ONNX model: it has 2 graphs" in reason
 
 
 def test_a_location_given_twice_is_refused(tmp_path, files):
@@ -383,16 +406,16 @@ def test_a_member_that_is_no_graph_is_refused(tmp_path, files, content):
 
 
 def test_a_graph_of_millions_of_fields_is_refused_in_time(tmp_path, files):
-    start = time.perf_counter()
     path = tiny_engine.write_raw(tmp_path / "bad.engine", files | {"encoder.onnx": b"\x08\x08" * 1_000_000})
+    start = time.process_time()  # our own time: others may be at work
     assert "encoder.onnx has more than 200000 fields" in refusal(path)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_a_graph_with_another_input_shape_names_both(tmp_path, files):
     model, weights = tiny_engine.encoder_graph("rgb", height=32)
     reason = refusal(with_encoder(tmp_path / "bad.engine", files | {"encoder.weights": weights}, model))
-    assert "encoder.onnx has the input image tensor(uint8) ['N', 32, 12, 3]" in reason
+    assert "encoder.onnx has the input image uint8 [N, 32, 12, 3]" in reason
     assert "the manifest expects image uint8 [N, 16, 12, 3]" in reason
 
 
@@ -404,14 +427,12 @@ def test_a_graph_with_a_name_that_is_no_text_is_refused(tmp_path, files):
 
 def test_a_graph_with_a_frozen_batch_is_refused(tmp_path, files):
     model, _ = tiny_engine.encoder_graph("rgb", batch=1)
-    assert "image tensor(uint8) [1, 16, 12, 3]" in refusal(
-        with_encoder(tmp_path / "bad.engine", files, model)
-    )
+    assert "image uint8 [1, 16, 12, 3]" in refusal(with_encoder(tmp_path / "bad.engine", files, model))
 
 
 def test_a_manifest_that_does_not_fit_the_graphs_is_refused(tmp_path, files):
     reason = refusal(tiny_engine.write_raw(tmp_path / "bad.engine", files, num_styles=7))
-    assert "encoder.onnx has the output codes tensor(float) ['N', 6, 8]" in reason
+    assert "encoder.onnx has the output codes float32 [N, 6, 8]" in reason
     assert "the manifest expects codes float32 [N, 7, 8]" in reason
 
 

@@ -1,9 +1,7 @@
-"""The Translator: what goes in, what comes out, on which device, and who may call it when."""
+"""The Translator: what goes in, what comes out, and who may call it when; the same on every backend."""
 
 from __future__ import annotations
 
-import logging
-import os
 import threading
 import time
 from pathlib import Path
@@ -13,16 +11,11 @@ import pytest
 from PIL import Image
 
 import psp_rt
-from psp_rt import BackendError, DeviceError, InputError, PspError, StyleMix, Translator, device
-from psp_rt.device import CUDA_PROVIDER, Driver, choose_device
+from psp_rt import BackendError, InputError, PspError, StyleMix, Translator
 from tests import tiny_engine
 from tests.tiny_engine import HEIGHT, OUT_HEIGHT, OUT_WIDTH, WIDTH, D, L
 
 OUT = (OUT_HEIGHT, OUT_WIDTH, 3)
-CPU_ONLY = ("CPUExecutionProvider",)
-WITH_CUDA = (CUDA_PROVIDER, "CPUExecutionProvider")
-ONE_GPU = Driver(gpus=("NVIDIA A10",), cuda_version="12.4")
-NO_DRIVER = Driver(problem="no NVIDIA driver found")
 
 
 def expected(pictures: np.ndarray) -> np.ndarray:
@@ -253,9 +246,11 @@ def test_one_reference_serves_a_whole_batch(translator):
     np.testing.assert_array_equal(found, np.stack([translator.generate(translator.sample(1))] * 3))
 
 
-def test_a_large_batch_goes_through_in_parts(engine_paths, monkeypatch):
+def test_a_large_batch_goes_through_in_parts(engine_paths, backend, monkeypatch):
     pictures = batch_of(5, 3)
-    with Translator(engine_paths["rgb"], device="cpu", color="rgb", max_batch=2) as translator:
+    with Translator(
+        engine_paths["rgb"], device="cpu", backend=backend, color="rgb", max_batch=2
+    ) as translator:
         calls = Calls(translator, monkeypatch)
         np.testing.assert_array_equal(translator.run(pictures), expected(pictures))
         assert calls.made == [("encode", 2), ("encode", 2), ("encode", 1)] + [
@@ -369,8 +364,9 @@ def test_threads_take_turns(translator, monkeypatch):
     assert max(most) == 1
 
 
-def test_a_clone_runs_beside_the_first(engine_paths, picture, monkeypatch):
-    with Translator(engine_paths["rgb"], device="cpu", color="rgb") as first, first.clone() as second:
+def test_a_clone_runs_beside_the_first(engine_paths, backend, picture, monkeypatch):
+    first = Translator(engine_paths["rgb"], device="cpu", backend=backend, color="rgb")
+    with first, first.clone() as second:
         meeting = threading.Barrier(2, timeout=5)
         for translator in (first, second):
             run_graph = translator._backend.encode
@@ -385,16 +381,16 @@ def test_a_clone_runs_beside_the_first(engine_paths, picture, monkeypatch):
         np.testing.assert_array_equal(found[0], found[1])
 
 
-def test_closing_one_clone_leaves_the_other(engine_paths, picture):
-    first = Translator(engine_paths["rgb"], device="cpu")
+def test_closing_one_clone_leaves_the_other(engine_paths, backend, picture):
+    first = Translator(engine_paths["rgb"], device="cpu", backend=backend)
     second = first.clone()
     first.close()
     assert second.run(picture).shape == OUT
     second.close()
 
 
-def test_closing_twice_is_allowed_and_using_a_closed_one_is_an_error(engine_paths, picture):
-    with Translator(engine_paths["rgb"], device="cpu") as translator:
+def test_closing_twice_is_allowed_and_using_a_closed_one_is_an_error(engine_paths, backend, picture):
+    with Translator(engine_paths["rgb"], device="cpu", backend=backend) as translator:
         pass
     translator.close()
     for call in (lambda: translator.run(picture), lambda: translator.sample(1), translator.clone):
@@ -407,8 +403,12 @@ def test_a_failing_graph_is_a_backend_error(translator, picture, monkeypatch):
         def run(self, names, feeds):
             raise RuntimeError("out of memory")
 
-    monkeypatch.setitem(translator._backend._sessions, "encoder", Broken())
-    with pytest.raises(BackendError, match="ONNX Runtime failed in the encoder on cpu: out of memory"):
+        def infer(self, feeds, **settings):
+            raise RuntimeError("out of memory")
+
+    runners = "_sessions" if translator.backend == "onnxruntime" else "_requests"
+    monkeypatch.setitem(getattr(translator._backend, runners), "encoder", Broken())
+    with pytest.raises(BackendError, match=r"(ONNX Runtime|OpenVINO) failed in the encoder on cpu: out of"):
         translator.run(picture)
 
 
@@ -425,86 +425,7 @@ def test_settings_that_mean_nothing_are_refused(engine_paths, settings, reason):
         Translator(engine_paths["rgb"], **settings)
 
 
-# Devices.
-
-
-def test_it_says_in_one_line_what_it_runs_on_and_why(engine_paths, monkeypatch, caplog):
-    monkeypatch.setattr("psp_rt.translator.probe_driver", lambda: NO_DRIVER)
-    caplog.set_level(logging.INFO, "psp_rt")
-    with Translator(engine_paths["rgb"], threads=1) as translator:
-        assert (translator.device, translator.backend) == ("cpu", "onnxruntime")
-    (line,) = caplog.messages
-    assert "rgb.engine runs on cpu (ONNX Runtime" in line
-    assert line.endswith("1 threads): no NVIDIA driver found")
-
-
-def test_a_missing_gpu_is_an_error_and_never_a_slow_fallback(engine_paths, monkeypatch):
-    monkeypatch.setattr("psp_rt.translator.probe_driver", lambda: NO_DRIVER)
-    for asked in ("cuda", "cuda:0", "cuda:3"):
-        with pytest.raises(DeviceError, match=f"device '{asked}' cannot be had: no NVIDIA driver found"):
-            Translator(engine_paths["rgb"], device=asked)
-
-
-def test_a_gpu_without_the_cuda_package_says_what_to_install(engine_paths, monkeypatch):
-    monkeypatch.setattr("psp_rt.translator.probe_driver", lambda: ONE_GPU)
-    monkeypatch.setattr("psp_rt.translator.onnxruntime_providers", lambda: CPU_ONLY)
-    with pytest.raises(
-        DeviceError, match=r"often because onnxruntime and onnxruntime-gpu are both installed.*\[cuda\]"
-    ):
-        Translator(engine_paths["rgb"], device="cuda")
-
-
-def test_a_session_that_falls_back_by_itself_is_an_error(engine_paths, monkeypatch):
-    """With these answers ONNX Runtime is asked for CUDA, does not have it, and takes the CPU."""
-    monkeypatch.setattr("psp_rt.translator.probe_driver", lambda: ONE_GPU)
-    monkeypatch.setattr("psp_rt.translator.onnxruntime_providers", lambda: WITH_CUDA)
-    if CUDA_PROVIDER in (device.onnxruntime_providers() or ()):
-        pytest.skip("this ONNX Runtime has CUDA")
-    with (
-        pytest.warns(UserWarning, match="CUDA"),
-        pytest.raises(DeviceError, match="fell back from cuda:0 to the CPU"),
-    ):
-        Translator(engine_paths["rgb"], device="cuda")
-
-
-def test_a_run_that_fails_on_its_device_never_moves_to_another(translator):
-    sessions = translator._backend._sessions.values()
-    assert [session._enable_fallback for session in sessions] == [False] * 3  # ONNX Runtime's default is True
-
-
-def test_a_gpu_that_does_not_exist_names_those_that_do():
-    with pytest.raises(DeviceError, match="device 'cuda:1' cannot be had: there is only cuda:0"):
-        choose_device("cuda:1", ONE_GPU, WITH_CUDA)
-
-
-def test_auto_takes_the_gpu_where_it_can_be_used_and_says_why_not_otherwise():
-    assert choose_device("auto", ONE_GPU, WITH_CUDA).device == "cuda:0"
-    assert choose_device("auto", ONE_GPU, WITH_CUDA).reason == "NVIDIA A10"
-    assert choose_device("auto", ONE_GPU, CPU_ONLY).device == "cpu"
-    assert "has no CUDA provider" in choose_device("auto", ONE_GPU, CPU_ONLY).reason
-    assert choose_device("auto", NO_DRIVER, WITH_CUDA).reason == "no NVIDIA driver found"
-
-
-def test_without_onnx_runtime_the_error_says_what_to_install():
-    with pytest.raises(
-        DeviceError, match=r"ONNX Runtime is not installed; install it with: pip install 'psp_rt\[cpu\]'"
-    ):
-        choose_device("auto", NO_DRIVER, None)
-
-
-@pytest.mark.parametrize("asked", ["gpu", "cuda:x", "cuda:-1", "", None, 0])
-def test_an_unknown_device_is_refused(asked):
-    with pytest.raises(DeviceError, match="expected 'auto', 'cpu', 'cuda' or 'cuda:N'"):
-        choose_device(asked, NO_DRIVER, CPU_ONLY)
-
-
-def test_asking_the_driver_never_fails():
-    driver = device.probe_driver()
-    assert bool(driver.gpus) != bool(driver.problem)
-
-
-def test_default_threads_are_the_physical_cores_at_hand():
-    assert 0 <= device.default_threads() <= len(os.sched_getaffinity(0))
+# What it says of itself.
 
 
 def test_the_manifest_is_at_hand(translator):

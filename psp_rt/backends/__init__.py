@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ..choice import Choice
+from ..engine_file import EngineFile
 from ..images import Pixels
 from ..style import Codes
 
@@ -22,6 +24,10 @@ class Backend(Protocol):
     @property
     def device(self) -> str:
         """Return "cpu" or "cuda:N"."""
+
+    @property
+    def precision(self) -> str:
+        """Return what it computes in: "fp32" or "bf16"."""
 
     @property
     def description(self) -> str:
@@ -41,3 +47,22 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Let go of everything that no clone uses."""
+
+
+def open_backend(engine: EngineFile, choice: Choice, *, threads: int | None = None) -> Backend:
+    """Load an engine as chosen; only the chosen runtime is imported.
+
+    Args:
+        threads: On the CPU; None for one on each physical core.
+
+    Raises:
+        FormatError: A graph cannot be loaded, or its inputs or outputs are not the manifest's.
+        DeviceError: The runtime does not give the device after all.
+    """
+    if choice.backend == "openvino":
+        from .openvino import OpenVinoBackend
+
+        return OpenVinoBackend.open(engine, precision=choice.precision, threads=threads)
+    from .onnx_runtime import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend.open(engine, device=choice.device, threads=threads)

@@ -8,41 +8,29 @@ with 377 MB of 3x3 convolutions on the CPU: 0.8 GB resident and loaded in 1.2 s 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..device import CUDA_PROVIDER, INSTALL_CUDA, Choice, default_threads
+from ..device import CUDA_PROVIDER, INSTALL_CUDA, default_threads
 from ..engine_file import EngineFile
 from ..errors import BackendError, DeviceError, FormatError
 from ..images import Pixels
 from ..manifest import Manifest
 from ..onnx_weights import WeightsPointer
 from ..style import Codes
+from .ports import GRAPHS, FoundPort, Port, check_ports, graph_ports
 
 if TYPE_CHECKING:
     import onnxruntime
 
-GRAPHS = ("encoder", "mapping", "generator")
-_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Port:
-    """An input or output of a graph: its name, type, and shape after the batch."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.dtype} [N, {', '.join(map(str, self.shape))}]"
+_TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
 class OnnxRuntimeBackend:
     """Sessions for the graphs of one engine; they may be run by several threads at once."""
 
     name = "onnxruntime"
+    precision = "fp32"
 
     def __init__(self, sessions: dict[str, Any], manifest: Manifest, device: str, description: str) -> None:
         self._sessions = sessions
@@ -51,8 +39,11 @@ class OnnxRuntimeBackend:
         self.description = description
 
     @classmethod
-    def open(cls, engine: EngineFile, choice: Choice, *, threads: int | None = None) -> OnnxRuntimeBackend:
+    def open(cls, engine: EngineFile, *, device: str, threads: int | None = None) -> OnnxRuntimeBackend:
         """Load the graphs, all at once: mistakes come now, and the first picture is not a slow one.
+
+        Args:
+            device: "cpu" or "cuda:N".
 
         Raises:
             FormatError: A graph cannot be loaded, or its inputs or outputs are not the manifest's.
@@ -61,17 +52,15 @@ class OnnxRuntimeBackend:
         import onnxruntime
 
         threads = default_threads() if threads is None else threads
-        if choice.device != "cpu" and hasattr(onnxruntime, "preload_dlls"):
+        if device != "cpu" and hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()  # finds CUDA and cuDNN that pip installed
         names = [name for name in GRAPHS if f"{name}.onnx" in engine.names]
-        sessions = {name: _session(engine, name, choice.device, threads) for name in names}
+        sessions = {name: _session(engine, name, device, threads) for name in names}
         engine.check_unchanged()
         for name, session in sessions.items():
             _check_ports(f"{engine.path}: {name}.onnx", session, *graph_ports(engine.manifest, name))
-        where = f"{threads or 'all'} threads" if choice.device == "cpu" else choice.device
-        return cls(
-            sessions, engine.manifest, choice.device, f"ONNX Runtime {onnxruntime.__version__}, {where}"
-        )
+        where = f"{threads or 'all'} threads" if device == "cpu" else device
+        return cls(sessions, engine.manifest, device, f"ONNX Runtime {onnxruntime.__version__}, {where}")
 
     def encode(self, images: Pixels) -> Codes:
         """Return codes [N, L, D]."""
@@ -109,22 +98,6 @@ class OnnxRuntimeBackend:
                 f"{name}.onnx gave {list(result.shape)}; the manifest promises {list(expected)}"
             )
         return result
-
-
-def graph_ports(manifest: Manifest, name: str) -> tuple[list[Port], list[Port]]:
-    """Return the inputs and outputs that a graph must have."""
-    code = Port(name="codes", dtype="float32", shape=(manifest.num_styles, manifest.style_dim))
-    if name == "mapping":
-        style = (manifest.style_dim,)
-        return [Port(name="z", dtype="float32", shape=style)], [Port(name="w", dtype="float32", shape=style)]
-    if name == "encoder":
-        assert manifest.input is not None
-        size = (manifest.input.height, manifest.input.width, manifest.input.channels)
-        return [Port(name="image", dtype="uint8", shape=size)], [code]
-    reference = Port(name="reference", dtype="float32", shape=code.shape)
-    weights = Port(name="weights", dtype="float32", shape=code.shape[:1])
-    picture = Port(name="image", dtype="uint8", shape=(manifest.output.height, manifest.output.width, 3))
-    return [code, reference, weights], [picture]
 
 
 def _session(engine: EngineFile, name: str, device: str, threads: int) -> onnxruntime.InferenceSession:
@@ -184,25 +157,14 @@ def _check_ports(what: str, session: Any, inputs: list[Port], outputs: list[Port
         ("output", session.get_outputs(), outputs),
     ):
         try:
-            shown = "; ".join(f"{port.name} {port.type} {port.shape}" for port in found)
+            ports = [_found(port) for port in found]
         except UnicodeDecodeError:
             raise FormatError(
                 f"{what} has an {kind} whose name is no text; export the engine again"
             ) from None
-        wanted = "; ".join(map(str, expected))
-        if len(found) != len(expected) or not all(map(_fits, found, expected)):
-            raise FormatError(
-                f"{what} has the {kind} {shown}; the manifest expects {wanted}; export the engine again"
-            )
+        check_ports(what, kind, ports, expected)
 
 
-def _fits(found: Any, expected: Port) -> bool:
-    if (found.name, found.type) != (expected.name, _TYPES[expected.dtype]):
-        return False
-    batch, *rest = found.shape or [None]
-    known = [size if isinstance(size, int) else None for size in rest]
-    return (
-        not isinstance(batch, int)  # a batch frozen by the export
-        and len(known) == len(expected.shape)
-        and all(size in (None, wanted) for size, wanted in zip(known, expected.shape, strict=True))
-    )
+def _found(port: Any) -> FoundPort:
+    shape = tuple(size if isinstance(size, int) else None for size in port.shape)
+    return FoundPort(name=port.name, dtype=_TYPES.get(port.type, port.type), shape=shape)

@@ -1,0 +1,104 @@
+"""OpenVINO as a backend: what it is given, and how close it stays to ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from psp_rt import EngineFile, FormatError, Translator
+from psp_rt.onnx_inputs import WeightsAsInputs
+from tests import tiny_engine
+
+pytest.importorskip("openvino")
+DEMONSTRATION = Path(__file__).parents[1] / "models" / "sketch.engine"
+
+
+@pytest.fixture
+def files() -> dict[str, bytes]:
+    return tiny_engine.members()
+
+
+def taken(path: Path, name: str) -> tuple[onnx.ModelProto, dict]:
+    """Return a graph of an engine as OpenVINO gets it, and the weights that it gets beside it."""
+    with EngineFile.open(path) as engine:
+        weights = f"{name}.weights"
+        span = engine.span(weights) if weights in engine.names else None
+        rewriter = WeightsAsInputs(name, weights_name=weights, weights=span)
+        with engine.view(f"{name}.onnx") as graph:
+            return onnx.load_from_string(rewriter.rewrite(graph)), rewriter.taken
+
+
+def test_openvino_gets_a_graph_that_refers_to_nothing(engine_paths):
+    model, weights = taken(engine_paths["rgb"], "encoder")
+    assert not [tensor for tensor in model.graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
+    assert [port.name for port in model.graph.input] == ["image", "matrix"]
+    onnx.checker.check_model(model, full_check=True)
+    data = memoryview(engine_paths["rgb"].read_bytes())
+    np.testing.assert_array_equal(weights["matrix"].array(data), tiny_engine.encoder_matrix(3))
+
+
+def test_weights_in_fp16_are_taken_as_they_are():
+    model, weights = taken(DEMONSTRATION, "generator")
+    assert {weight.dtype for weight in weights.values()} == {"float16"}
+    assert len(model.graph.input) == 3 + len(weights)
+
+
+def test_weights_that_lie_askew_are_still_right(tmp_path, files, picture):
+    """A zip made by hand need not align its members."""
+    path = tiny_engine.write_raw(tmp_path / "askew.engine", files)
+    found = []
+    for backend in ("onnxruntime", "openvino"):
+        with Translator(path, device="cpu", backend=backend, threads=1) as translator:
+            found.append(translator.encode(picture))
+    np.testing.assert_array_equal(*found)
+
+
+def test_a_graph_whose_weights_have_a_type_that_no_engine_uses_is_refused(tmp_path, files):
+    model, _ = tiny_engine.encoder_graph("rgb")
+    model.graph.initializer[-1].data_type = TensorProto.DOUBLE
+    path = tiny_engine.write_raw(tmp_path / "bad.engine", files | {"encoder.onnx": model.SerializeToString()})
+    with pytest.raises(FormatError, match=r"encoder\.onnx holds weights of data type 11; expected one of"):
+        Translator(path, device="cpu", backend="openvino")
+
+
+def test_two_weights_of_one_name_are_refused(tmp_path, files):
+    model, _ = tiny_engine.encoder_graph("rgb")
+    model.graph.initializer.append(model.graph.initializer[-1])
+    path = tiny_engine.write_raw(tmp_path / "bad.engine", files | {"encoder.onnx": model.SerializeToString()})
+    with pytest.raises(FormatError, match=r"encoder\.onnx holds two tensors named 'matrix'"):
+        Translator(path, device="cpu", backend="openvino")
+
+
+def test_an_external_tensor_without_a_place_reads_nothing(tmp_path, files):
+    model, _ = tiny_engine.encoder_graph("rgb")
+    lost = TensorProto(name="t", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    model.graph.initializer.append(lost)
+    model.graph.node.append(helper.make_node("Identity", ["t"], ["unused"]))
+    path = tiny_engine.write_raw(tmp_path / "bad.engine", files | {"encoder.onnx": model.SerializeToString()})
+    with pytest.raises(FormatError, match=r"encoder\.onnx"):
+        Translator(path, device="cpu", backend="openvino")
+
+
+def test_a_picture_does_not_depend_on_its_neighbours():
+    with Translator(DEMONSTRATION, device="cpu", backend="openvino") as translator:
+        codes = np.stack([translator.sample(seed) for seed in range(3)])
+        together = translator.generate(codes)
+        for code, picture in zip(codes, together, strict=True):
+            np.testing.assert_array_equal(translator.generate(code), picture)
+
+
+def test_openvino_in_fp32_agrees_with_onnx_runtime():
+    drawing = DEMONSTRATION.with_name("drawing.png")
+    with (
+        Translator(DEMONSTRATION, device="cpu", backend="onnxruntime") as one,
+        Translator(DEMONSTRATION, device="cpu", backend="openvino") as other,
+    ):
+        codes = one.encode(drawing)
+        assert np.abs(other.encode(drawing) - codes).max() < 1e-4 * np.ptp(codes)
+        np.testing.assert_allclose(other.sample(1), one.sample(1), atol=1e-4)
+        difference = other.generate(codes).astype(int) - one.generate(codes).astype(int)
+        assert np.abs(difference).max() <= 1
