@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from export import checkpoints
-from export.engine import export_engine
+from export.engine import Precision, Settings, export_engine
 from export.onnx_files import Storage
 from psp_rt.errors import PspError
 from trainer.networks import Noise
@@ -44,6 +44,19 @@ class Command(click.Command):
     help="How the file stores the weights; fp16 halves it.",
 )
 @click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="fp16 adds graphs in FP16 for TensorRT; those for ONNX Runtime are always FP32.",
+)
+@click.option(
+    "--pictures",
+    type=File,
+    multiple=True,
+    help="A picture or a folder of them: with fp16, overflow is looked for on these. May be repeated.",
+)
+@click.option(
     "--input",
     "input_kind",
     metavar="rgb|gray|labels:N",
@@ -73,6 +86,8 @@ def main(
     generator: Path | None,
     noise: Noise,
     weights: Storage,
+    precision: Precision,
+    pictures: tuple[Path, ...],
     input_kind: str | None,
     label_resize: str | None,
     encoder_type: str | None,
@@ -85,6 +100,8 @@ def main(
     Reads official pSp and e4e files, StyleGAN2 generators (rosinality's .pt, NVIDIA's stylegan2-ada
     .pkl) and what `python -m trainer` writes. Nothing stored in a file is ever executed.
     """
+    if pictures and precision == "fp32":
+        raise click.UsageError("--pictures are for --precision fp16; add that, or leave them out")
     click.echo(f"... reading {checkpoint}")
     model = checkpoints.load(
         checkpoint,
@@ -97,16 +114,13 @@ def main(
     )
     if task:
         model = replace(model, task=task)
-    manifest = export_engine(
-        model,
-        output,
-        noise=noise,
-        storage=weights,
-        force=force,
-        report=lambda step: click.echo(f"... {step}"),
-    )
+    settings = Settings(noise=noise, storage=weights, precision=precision, pictures=pictures, force=force)
+    manifest = export_engine(model, output, settings, report=lambda step: click.echo(f"... {step}"))
     for name, figure in manifest.parity.items():
         click.echo(f"{name:24} {figure:.3g}")
+    for graph, layers in manifest.fp32_layers.items():
+        if layers:
+            click.echo(f"in FP32 for their range    {graph}: {', '.join(layers)}")
     size_mib = output.stat().st_size / 2**20
     click.echo(f"wrote {output} ({size_mib:.1f} MiB); try it with: psp-rt run {output} INPUT --output FILE")
 

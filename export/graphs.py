@@ -90,7 +90,8 @@ class GeneratorGraph(nn.Module):
         if self.rows is not None:
             picture = picture[:, :, self.rows[0] : self.rows[1]]
         levels = (picture * 127.5 + 128).clamp(0, 255)  # 127.5 to centre, and a half to round
-        return levels.to(torch.uint8).permute(0, 2, 3, 1)
+        # The cast comes last: in TensorRT an 8-bit tensor may only be an input or an output.
+        return levels.permute(0, 2, 3, 1).to(torch.uint8)
 
     def synthesize(self, codes: Tensor) -> Tensor:
         """Turn mixed codes into a picture [N, 3, S, S], nominally in [-1, 1]."""

@@ -21,6 +21,7 @@ from trainer.networks import Noise, Translation
 CODES_BAR = 1e-4  # of the codes' range
 PICTURE_BAR = 1.0  # grey levels
 ROUNDING_BAR = 40.0  # dB, of pictures from weights stored as FP16 against the checkpoint's own
+FP16_BAR = 40.0  # dB, of pictures computed in FP16 against FP32
 SEEDS = (0, 1)
 
 
@@ -146,13 +147,20 @@ def check(figures: Mapping[str, float]) -> None:
         "styles_relative_error": CODES_BAR,
         "picture_max_levels": PICTURE_BAR,
     }
-    least = {"fp16_weights_psnr_db": ROUNDING_BAR}
+    least = {
+        "fp16_weights_psnr_db": ROUNDING_BAR,
+        "fp16_generator_psnr_db": FP16_BAR,
+        "fp16_end_to_end_psnr_db": FP16_BAR,
+    }
     for name, figure in figures.items():
         if not (figure <= most.get(name, np.inf) and figure >= least.get(name, -np.inf)):
             bar = f"at most {most[name]:g}" if name in most else f"at least {least.get(name, 0):g}"
+            mend = (
+                "export with --precision fp32, or " if "fp16_weights" not in name and "fp16" in name else ""
+            )
             raise ParityError(
                 f"the engine does not compute what the checkpoint does: {name} is {figure:.3g}, "
-                f"expected {bar}. Nothing was written; to write it all the same, add --force"
+                f"expected {bar}. Nothing was written; {mend}to write it all the same, add --force"
             )
 
 

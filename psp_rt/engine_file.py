@@ -7,6 +7,7 @@ with ``unzip`` and handed to other tools (``trtexec --onnx=generator.onnx``, Net
     encoder.onnx    encoder.weights      image -> codes; absent in a generator-only engine
     mapping.onnx    mapping.weights      z -> w
     generator.onnx  generator.weights    codes -> image
+    encoder.fp16.onnx, generator.fp16.onnx   the same in FP16, on the same weights: for TensorRT
 
 X.onnx keeps its large tensors as ONNX external data in X.weights, which may be absent. Member data
 begin at multiples of 64 bytes, so that the weights can be mapped into memory where they lie.
@@ -171,6 +172,8 @@ def _check_members(manifest: Manifest, spans: Mapping[str, Span]) -> None:
                 f"{name!r} has {spans[name].size} bytes; the manifest says {manifest.members[name].size}"
             )
     needed = ["generator.onnx", "mapping.onnx"] + ["encoder.onnx"] * (manifest.input is not None)
+    if manifest.precision == "fp16":
+        needed += [name.replace(".onnx", ".fp16.onnx") for name in needed if name != "mapping.onnx"]
     for name in needed:
         if name not in present:
             raise FormatError(f"it has no {name!r}")

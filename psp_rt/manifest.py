@@ -7,7 +7,8 @@
     num_styles         L, the rows of a code [L, D]
     style_dim          D
     noise              "const", "random" or "none"
-    precision          what a build for a GPU should use; the portable graphs are always FP32
+    precision          what a build for a GPU uses; with "fp16" there are graphs for it beside the FP32 ones
+    fp32_layers        of each FP16 graph, the nodes kept in FP32 because FP16 would overflow; may be absent
     weights            how the file stores the weights
     provenance         where the model comes from, text to text
     parity             how close the export is to its checkpoint, text to number
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -86,6 +87,7 @@ class Manifest:
     provenance: Mapping[str, str] = field(default_factory=dict)
     parity: Mapping[str, float] = field(default_factory=dict)
     members: Mapping[str, Member] = field(default_factory=dict)
+    fp32_layers: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the manifest as JSON text."""
@@ -113,6 +115,7 @@ class Manifest:
             provenance=fields.group("provenance").texts(),
             parity=fields.group("parity").numbers(),
             members=_members(fields.group("members")),
+            fp32_layers=_fp32_layers(fields),
         )
 
 
@@ -168,6 +171,13 @@ def _members(fields: _Fields) -> dict[str, Member]:
     return members
 
 
+def _fp32_layers(fields: _Fields) -> dict[str, tuple[str, ...]]:
+    if fields.optional("fp32_layers") is None:  # before FP16 there was no such field
+        return {}
+    group = fields.group("fp32_layers")
+    return {name: group.list_of_texts(name) for name in group.names}
+
+
 class _Fields:
     """One JSON object, whose fields are taken with their type checked."""
 
@@ -198,6 +208,14 @@ class _Fields:
         if not isinstance(value, str) or not value.isprintable():  # control characters would reach terminals
             raise self._wrong(name, value, "a text of printable characters")
         return value
+
+    def list_of_texts(self, name: str) -> tuple[str, ...]:
+        values = self.value(name)
+        if not isinstance(values, list) or not all(
+            isinstance(text, str) and text.isprintable() for text in values
+        ):
+            raise self._wrong(name, values, "a list of texts of printable characters")
+        return tuple(values)
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str:
         value = self.value(name)

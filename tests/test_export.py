@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from export import checkpoints, graphs, onnx_files, parity
 from export.__main__ import main
-from export.engine import export_engine
+from export.engine import Settings, export_engine
 from export.errors import ParityError
 from psp_rt import EngineFile, ImageSize, InputError, OutputError, Translator
 from tests import oracle, tiny_models
@@ -101,7 +101,7 @@ def test_a_model_can_be_exported_again(engine, model, tmp_path):
 
 
 def test_random_noise_is_checked_with_the_constant_one(stylegan, tmp_path):
-    manifest = export_engine(checkpoints.load(stylegan), tmp_path / "a.engine", noise="random")
+    manifest = export_engine(checkpoints.load(stylegan), tmp_path / "a.engine", Settings(noise="random"))
     assert manifest.noise == "random"
     assert manifest.parity["picture_max_levels"] <= 1
     code = np.zeros((L, D), np.float32)
@@ -111,7 +111,7 @@ def test_random_noise_is_checked_with_the_constant_one(stylegan, tmp_path):
 
 def test_an_engine_without_noise_is_compared_without(generator, tmp_path):
     path, arrays = generator
-    manifest = export_engine(checkpoints.load(path), tmp_path / "a.engine", noise="none")
+    manifest = export_engine(checkpoints.load(path), tmp_path / "a.engine", Settings(noise="none"))
     assert manifest.noise == "none"
     code = np.random.default_rng(0).normal(size=(L, D)).astype(np.float32)
     expected = levels(oracle.generate(arrays, code[None], noise=False))[0]
@@ -174,7 +174,7 @@ def broad(tmp_path_factory):
     )
     model = replace(checkpoints.load(folder / "broad.pt"), encoder=None, input=None)
     for storage in ("fp32", "fp16"):
-        export_engine(model, folder / f"{storage}.engine", storage=storage)
+        export_engine(model, folder / f"{storage}.engine", Settings(storage=storage))
     return folder, arrays
 
 
@@ -204,7 +204,7 @@ def test_the_cost_of_fp16_weights_is_measured_against_the_checkpoint(broad):
 def test_weights_that_fp16_spoils_are_refused(stylegan, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "half", lambda tensor: (tensor * 8).round() / 8)
     with pytest.raises(ParityError, match=r"fp16_weights_psnr_db is [\d.]+, expected at least 40"):
-        export_engine(checkpoints.load(stylegan), tmp_path / "a.engine", storage="fp16")
+        export_engine(checkpoints.load(stylegan), tmp_path / "a.engine", Settings(storage="fp16"))
     assert list(tmp_path.iterdir()) == []
 
 
