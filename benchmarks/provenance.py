@@ -15,11 +15,13 @@ from psp_rt.doctor import installed_packages
 PACKAGES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "torch", "onnx", "openvino", "tensorrt")
 
 
-def collect(arguments: Sequence[str], *, threads: int) -> dict[str, str]:
+def collect(
+    arguments: Sequence[str], *, threads: int, program: str = "benchmarks/latency.py"
+) -> dict[str, str]:
     """Return what a reader needs to judge or repeat a run."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": shown_command(arguments),
+        "command": shown_command(arguments, program=program),
         "commit": _commit(),
         "cpu": cpu_model(),
         "cpus": str(os.cpu_count()),
@@ -34,10 +36,13 @@ def collect(arguments: Sequence[str], *, threads: int) -> dict[str, str]:
     }
 
 
-def shown_command(arguments: Sequence[str]) -> str:
+def shown_command(arguments: Sequence[str], *, program: str = "benchmarks/latency.py") -> str:
     """Return the command line without the folders of this machine."""
-    shown = [Path(argument).name if Path(argument).is_absolute() else argument for argument in arguments]
-    return " ".join(["python", "benchmarks/latency.py", *shown])
+    shown = [
+        Path(argument).name if Path(argument).is_absolute() or argument.startswith("..") else argument
+        for argument in arguments
+    ]
+    return " ".join(["python", program, *shown])
 
 
 def cpu_model() -> str:
