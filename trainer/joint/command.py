@@ -36,7 +36,12 @@ File = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Photos after which the discriminator joins in.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--start-from", type=File, help="TASK.pt of an earlier run of the same sizes.")
+@click.option(
+    "--start-from",
+    type=File,
+    multiple=True,
+    help="TASK.pt of an earlier run of the same sizes; one for each task.",
+)
 def command(
     images: Path,
     validation: Path,
@@ -47,7 +52,7 @@ def command(
     count: int,
     adversarial_from: int,
     device: str,
-    start_from: Path | None,
+    start_from: tuple[Path, ...],
 ) -> None:
     """Train a small generator and its encoders together; run again to resume.
 

@@ -43,8 +43,8 @@ class JointConfig:
     head_width: int = 64
     batch: int = 6
     random: int = 4
-    learning_rate: float = 4e-3
-    scaled_learning_rate: float = 2e-2
+    learning_rate: float = 2e-3
+    scaled_learning_rate: float = 8e-3
     discriminator_rate: float = 2e-3
     warmup_images: int = 3_000
     l2: float = 1.0

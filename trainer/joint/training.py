@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from trainer.data import Batch
 from trainer.joint.config import JointConfig
 from trainer.joint.pairs import Pairs, as_picture, in_parts, load
 from trainer.joint.run import Model, Run
-from trainer.joint.step import train_step
+from trainer.joint.step import enlarge, train_step
 from trainer.losses.lpips import LpipsAlex
 from trainer.mapping import check_depth, set_mapping
 from trainer.team import Team
@@ -35,7 +35,7 @@ def train(
     validation: Path,
     output: Path,
     lpips: LpipsAlex,
-    start_from: Path | None = None,
+    start_from: Sequence[Path] = (),
     team: Team = ALONE,
 ) -> Iterator[dict[str, float]]:
     """Train until `config.images`, yielding a report every few thousand photos.
@@ -61,8 +61,8 @@ def train(
         if latest.exists()
         else Run.start(config, device=team.device)
     )
-    if start_from is not None and not latest.exists():
-        run.take_over(start_from)
+    for path in start_from if not latest.exists() else ():
+        run.take_over(path)
     lpips.to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
 
     reported, started, sums = run.images_seen, time.perf_counter(), dict[str, float]()
@@ -84,6 +84,8 @@ def train(
         if not np.isfinite(list(report.values())).all():  # a last step can spoil what its loss does not show
             raise _diverged(run.images_seen, latest)
         report["images_per_second"] = count / (time.perf_counter() - started)
+        if run.images_seen >= config.images and not run.mapping_set:
+            fit_mapping(run, pairs)
         run.save(output)
         with _writing_into(output):
             draw_sheet(run.average, held_out, output / f"sheet-{run.images_seen // 1000 * 1000}.png")
@@ -137,13 +139,13 @@ def fit_mapping(run: Run, pairs: dict[str, Pairs]) -> float:
 
 @torch.no_grad()
 def evaluate(model: Model, task: str, pairs: Pairs, lpips: LpipsAlex) -> dict[str, float]:
-    """Measure L2 and LPIPS on every held-out photo."""
+    """Measure L2, and LPIPS of enlarged pictures, on every held-out photo."""
     squared, perceptual = 0.0, 0.0
     device = model.generator.input.input.device
     for part in (part.to(device) for part in in_parts(pairs)):
         pictures = model.translation(task)(part.sources, noise="none")
         squared += (pictures - part.targets).square().mean(dim=(1, 2, 3)).sum().item()
-        perceptual += lpips(pictures, part.targets).sum().item()
+        perceptual += lpips(enlarge(pictures), enlarge(part.targets)).sum().item()
     return {"l2": squared / len(pairs), "lpips": perceptual / len(pairs)}
 
 
