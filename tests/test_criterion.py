@@ -11,6 +11,7 @@ from torch import nn
 
 from psp_rt.errors import PspError
 from trainer.losses import arcface, criterion
+from trainer.losses import lpips as perceptual
 from trainer.losses.arcface import ArcFace
 from trainer.losses.criterion import Criterion, LossWeights
 from trainer.losses.curricularface import CurricularFace
@@ -344,3 +345,24 @@ def test_a_backbone_of_other_sizes_is_refused(tmp_path, monkeypatch):
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "alexnet.pth")
     with pytest.raises(PspError, match=r"no tensor input_layer.0.weight; expected model_ir_se50.pth"):
         arcface.start_encoder(encoder(3), tmp_path / "alexnet.pth")
+
+
+# LPIPS of small pictures.
+
+
+def test_lpips_sees_small_pictures_enlarged_and_never_on_the_same_grid(lpips, monkeypatch):
+    seen = []
+    features = lpips.features
+    monkeypatch.setattr(lpips, "features", lambda x: seen.append(x) or features(x))
+    for _ in range(8):
+        perceptual.loss(lpips, torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64))
+    shapes = [tuple(x.shape[2:]) for x in seen]
+    assert shapes[::2] == shapes[1::2]  # both alike
+    assert len(set(shapes)) > 2
+    smallest = perceptual.LOSS_SIZE - perceptual.LOSS_STRIDE
+    assert all(smallest < side <= perceptual.LOSS_SIZE for shape in shapes for side in shape)
+
+
+def test_lpips_sees_large_pictures_as_they_are(lpips):
+    pictures, targets = torch.rand(2, 2, 3, 128, 128)
+    assert torch.equal(perceptual.loss(lpips, pictures, targets), lpips(pictures, targets).mean())

@@ -209,19 +209,6 @@ def test_the_penalty_comes_at_its_interval(pairs, lpips, monkeypatch):
     assert penalised == [(4, 3, 32, 32)] * 3
 
 
-def test_lpips_sees_small_pictures_enlarged_and_never_on_the_same_grid(pairs, lpips, monkeypatch):
-    seen = []
-    features = lpips.features
-    monkeypatch.setattr(lpips, "features", lambda x: seen.append(x.detach()) or features(x))
-    take_steps(Run.start(CONFIG), lpips, pairs, 6)
-    shapes = {tuple(x.shape[2:]) for x in seen}
-    assert len(shapes) > 2
-    assert all(step.LPIPS_SIZE - step.LPIPS_STRIDE < side <= step.LPIPS_SIZE for side in sum(shapes, ()))
-    assert [x.shape for x in seen[::2]] == [x.shape for x in seen[1::2]]  # targets and pictures alike
-    large = torch.rand(1, 3, 256, 256)
-    assert torch.equal(step.enlarge(large), large)
-
-
 # Rates and rows.
 
 

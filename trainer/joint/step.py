@@ -14,10 +14,9 @@ from trainer.gan import augment, losses
 from trainer.gan.step import draw_codes
 from trainer.joint.run import Run
 from trainer.losses.lpips import LpipsAlex
+from trainer.losses.lpips import loss as lpips_loss
 from trainer.team import Team
 
-LPIPS_SIZE = 128  # pixels a side, at least
-LPIPS_STRIDE = 8  # pixels between two places, after AlexNet's first pooling
 MIXING = 0.5  # of the random codes have their later rows from another latent
 
 Report = dict[str, Tensor]
@@ -76,28 +75,10 @@ def translate(run: Run, batches: dict[str, Batch], *, random_codes: int) -> Tens
 
 
 def reconstruction(run: Run, lpips: LpipsAlex, pictures: Tensor, targets: Tensor) -> Report:
-    """Return L2 and LPIPS of pictures and what they should be.
-
-    LPIPS looks at places that are shifted at random, or the generator learns its grid.
-    """
-    top, left = torch.randint(0, LPIPS_STRIDE, (2,)).tolist()
+    """Return L2 and LPIPS of pictures and what they should be."""
     with half_precision(run):
-        with torch.no_grad():
-            wanted = lpips.features(enlarge(targets)[:, :, top:, left:])
-        perceptual = lpips.distance(lpips.features(enlarge(pictures)[:, :, top:, left:]), wanted).mean()
+        perceptual = lpips_loss(lpips, pictures, targets)
     return {"l2": (pictures - targets).square().mean(), "lpips": perceptual}
-
-
-def enlarge(pictures: Tensor) -> Tensor:
-    """Return small pictures in the size that LPIPS needs.
-
-    AlexNet's first layer takes steps of four pixels, so at 64x64 an eye lies in one place or two: LPIPS
-    was content with smudges there, and the generator made nothing else in 170,000 photos. With
-    pictures of twice the size, eyes and mouths came within a few hundred steps.
-    """
-    if pictures.shape[-1] < LPIPS_SIZE:
-        pictures = nn.functional.interpolate(pictures, size=(LPIPS_SIZE, LPIPS_SIZE), mode="bilinear")
-    return pictures.contiguous(memory_format=torch.channels_last)
 
 
 def judge(run: Run, pictures: Tensor, rng: np.random.Generator) -> Tensor:

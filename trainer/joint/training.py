@@ -17,8 +17,8 @@ from trainer.data import Batch
 from trainer.joint.config import JointConfig
 from trainer.joint.pairs import Pairs, as_picture, in_parts, load
 from trainer.joint.run import Model, Run
-from trainer.joint.step import enlarge, train_step
-from trainer.losses.lpips import LpipsAlex
+from trainer.joint.step import train_step
+from trainer.losses.lpips import LpipsAlex, enlarge
 from trainer.mapping import check_depth, set_mapping
 from trainer.team import Team
 

@@ -79,9 +79,10 @@ class Criterion(nn.Module):
         if weights.inner_l2:
             losses["inner_l2"] = F.mse_loss(INNER_FACE.cut(images), INNER_FACE.cut(targets))
         if weights.lpips and self.lpips:
-            losses["lpips"] = _distance(self.lpips, images, targets)
+            losses["lpips"] = perceptual.loss(self.lpips, images, targets)
         if weights.inner_lpips and self.lpips:
-            losses["inner_lpips"] = _distance(self.lpips, INNER_FACE.cut(images), INNER_FACE.cut(targets))
+            inner = INNER_FACE.cut(images), INNER_FACE.cut(targets)
+            losses["inner_lpips"] = perceptual.loss(self.lpips, *inner)
         if weights.identity and self.identity:
             losses["identity"] = _difference(self.identity, images, targets)
         if weights.moco and self.moco:
@@ -96,12 +97,6 @@ class Criterion(nn.Module):
 def w_norm(offsets: Tensor) -> Tensor:
     """Return how far codes [N, L, D] lie from the mean style: the mean of their Frobenius norms."""
     return offsets.float().flatten(1).norm(dim=1).mean()
-
-
-def _distance(lpips: Lpips, images: Tensor, targets: Tensor) -> Tensor:
-    with torch.no_grad():
-        wanted = lpips.features(targets)
-    return lpips.distance(lpips.features(images), wanted).mean()
 
 
 def _difference(network: Identity | Moco, images: Tensor, targets: Tensor) -> Tensor:

@@ -64,6 +64,8 @@ VGG = Features(
     heads_source=f"vgg.pth of LPIPS v0.1 ({HEADS}/vgg.pth)",
 )
 
+LOSS_SIZE = 128  # pixels a side, at least
+LOSS_STRIDE = 8  # pixels between two places, after AlexNet's first pooling
 Kind = TypeVar("Kind", bound="Lpips")
 
 
@@ -149,6 +151,30 @@ class LpipsVgg(Lpips):
     """LPIPS with VGG-16: three times the layers, for those whose other figures use it."""
 
     NETWORK = VGG
+
+
+def enlarge(pictures: Tensor) -> Tensor:
+    """Return pictures in the size that LPIPS needs as a loss: small ones enlarged, others as they are.
+
+    AlexNet's first layer takes steps of four pixels, so at 64x64 an eye lies in one place or two: LPIPS
+    was content with smudges there, and a generator made nothing else in 170,000 photos. With pictures
+    of twice the size, eyes and mouths came within a few hundred steps.
+    """
+    if pictures.shape[-1] < LOSS_SIZE:
+        pictures = F.interpolate(pictures, size=(LOSS_SIZE, LOSS_SIZE), mode="bilinear")
+    return pictures.contiguous(memory_format=torch.channels_last)
+
+
+def loss(lpips: Lpips, pictures: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean distance of pictures and targets [N, 3, S, S] for training.
+
+    Where they had to be enlarged it looks at places that are shifted at random, or a generator learns
+    its grid.
+    """
+    top, left = torch.randint(0, LOSS_STRIDE, (2,)).tolist() if pictures.shape[-1] < LOSS_SIZE else (0, 0)
+    with torch.no_grad():
+        wanted = lpips.features(enlarge(targets)[:, :, top:, left:])
+    return lpips.distance(lpips.features(enlarge(pictures)[:, :, top:, left:]), wanted).mean()
 
 
 def _unit_length(x: Tensor) -> Tensor:
