@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from click.testing import CliRunner
 
-from export import checkpoints
+from export import checkpoints, convert
 from export.errors import CheckpointError
+from psp_rt.errors import PspError
+from trainer import generator_file
 
 CHANNELS, LENGTH, SIDES = (8, 8, 6), 12, (4, 8, 16)
 
@@ -345,3 +348,38 @@ def test_a_truncated_pickle_is_to_be_copied_again(write, kept):
     path.write_bytes(content[: int(len(content) * kept)])
     with pytest.raises(CheckpointError, match=r"damaged .*; download or copy it again"):
         checkpoints.load(path)
+
+
+def test_a_converted_pickle_is_a_generator_for_the_trainer_and_for_the_export(write, tmp_path):
+    pickled, converted = write({"G_ema": network(clamp=0.5)}), tmp_path / "generator.pt"
+    result = CliRunner().invoke(convert.main, [str(pickled), str(converted)])
+    assert result.exit_code == 0, result.output
+    assert "StyleGAN2 of 16 pixels, 6 styles" in result.output
+    original, codes = checkpoints.load(pickled), torch.randn(2, 6, LENGTH)
+    trained_for, average = generator_file.load(converted)
+    for generator in (trained_for, checkpoints.load(converted).generator):
+        assert generator.config.conv_clamp == 0.5
+        torch.testing.assert_close(generator(codes), original.generator(codes), rtol=0, atol=0)
+    torch.testing.assert_close(average.expand(6, -1), original.latent_avg)
+
+
+def test_the_trainer_says_how_to_convert_a_pickle(write):
+    with pytest.raises(PspError, match=r"convert .* first: python -m export\.convert FILE\.pkl FILE\.pt"):
+        generator_file.load(write({"G_ema": network()}))
+
+
+def test_a_file_that_cannot_be_converted_says_why(tmp_path):
+    (tmp_path / "text.pkl").write_bytes(b"text")
+    result = CliRunner().invoke(convert.main, [str(tmp_path / "text.pkl"), str(tmp_path / "out.pt")])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+    assert not (tmp_path / "out.pt").exists()
+
+
+def test_a_bound_that_is_no_number_is_refused(write, tmp_path):
+    convert.convert(write({"G_ema": network(clamp=1)}), tmp_path / "generator.pt")
+    content = torch.load(tmp_path / "generator.pt", weights_only=True)
+    for wrong in ("much", -1.0):
+        torch.save({**content, "conv_clamp": wrong}, tmp_path / "wrong.pt")
+        with pytest.raises(CheckpointError, match=r"conv_clamp is .*; expected a number above 0"):
+            checkpoints.load(tmp_path / "wrong.pt")

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ SOURCE = (
     "a generator made by `python -m trainer generator`, a StyleGAN2 in rosinality's format (g_ema), "
     "an official pSp checkpoint, or a checkpoint of this trainer"
 )
+PICKLES = "; convert NVIDIA's stylegan2-ada .pkl first: python -m export.convert FILE.pkl FILE.pt"
 
 
 def load(path: Path) -> tuple[Generator, Tensor]:
@@ -25,7 +27,10 @@ def load(path: Path) -> tuple[Generator, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no common error for a file that is not its own
         reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{path} cannot be read as a generator ({reason}); expected {SOURCE}") from error
+        hint = PICKLES if path.suffix == ".pkl" else ""
+        raise InputError(
+            f"{path} cannot be read as a generator ({reason}); expected {SOURCE}{hint}"
+        ) from error
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}; expected {SOURCE}")
     generator, mean = _parse(content, path)
@@ -63,9 +68,11 @@ def _parse(content: Mapping[str, Any], path: Path) -> tuple[Generator, Tensor | 
     else:
         raise InputError(f"{path} holds {', '.join(map(str, list(content)[:5]))}; expected {SOURCE}")
     try:
-        generator = Generator(sizes(tensors))
+        clamp = content.get("conv_clamp")
+        config = replace(sizes(tensors), conv_clamp=None if clamp is None else float(clamp))
+        generator = Generator(config)
         generator.load_state_dict(tensors)
-    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} holds no StyleGAN2 that is known ({reason}); expected {SOURCE}") from error
     return generator, content.get("latent_avg")
