@@ -1,13 +1,15 @@
 # make demo   a face from a sketch, with the lean runtime alone
 # make test   everything that the tests need, then the tests
+# make rtx-test   parse and build the FP16 graphs by TensorRT for RTX (100 MB more), which needs no GPU
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 RUNTIME := $(VENV)/runtime.installed
 EVERYTHING := $(VENV)/everything.installed
+RTX := $(VENV)/rtx.installed
 
-.PHONY: demo test check gpu-test benchmark readme-tables train-demo clean
+.PHONY: demo test check gpu-test rtx-test benchmark readme-tables train-demo clean
 
 demo: $(RUNTIME)
 	$(BIN)/psp-rt run models/sketch.engine models/drawing.png --output demo.png --couple
@@ -23,6 +25,9 @@ check: $(EVERYTHING)
 
 gpu-test: $(EVERYTHING)
 	$(BIN)/python -m pytest -m gpu
+
+rtx-test: $(RTX)
+	$(BIN)/python -m pytest -m 'rtx and not slow'
 
 benchmark: $(EVERYTHING)
 	$(BIN)/python benchmarks/latency.py --json benchmarks/results/cpu-1024.json
@@ -50,3 +55,8 @@ $(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
 $(EVERYTHING): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[cpu,openvino,export,train,dev]'
 	@touch $@ $(RUNTIME)
+
+# Without what they depend on: the metapackage asks for CUDA, which a build for a stated GPU does not use.
+$(RTX): constraints.txt | $(EVERYTHING)
+	$(PIP) --no-deps tensorrt_rtx_cu13_libs tensorrt_rtx_cu13_bindings
+	@touch $@

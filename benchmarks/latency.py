@@ -27,7 +27,7 @@ from benchmarks.tables import all_tables
 from benchmarks.workload import Workload, drawn_workload, given_workload
 from psp_rt import PspError
 from psp_rt.device import default_threads
-from psp_rt.engine_file import check_writable
+from psp_rt.engine_writer import check_writable
 
 INTERRUPTED = 130
 

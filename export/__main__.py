@@ -8,7 +8,10 @@ import click
 from export import checkpoints
 from export.engine import Precision, Settings, export_engine
 from export.onnx_files import Storage
+from psp_rt.build import BuildRequest, prepare
+from psp_rt.build_command import build_and_tell
 from psp_rt.errors import PspError
+from psp_rt.tensorrt_build import BuildOptions
 from trainer.networks import Noise
 
 File = click.Path(path_type=Path)
@@ -78,6 +81,9 @@ class Command(click.Command):
     help="Estimate a latent average that is missing: the mean of 10,000 mapped z.",
 )
 @click.option("--task", help="The name of the task, if the file does not say.")
+@click.option(
+    "--tensorrt", is_flag=True, help="Then build TensorRT plans for this GPU, as psp-rt build does."
+)
 @click.option("--force", is_flag=True, help="Write the engine even if it misses the parity bars.")
 def main(
     checkpoint: Path,
@@ -93,6 +99,7 @@ def main(
     encoder_type: str | None,
     latent_avg: checkpoints.LatentAverage | None,
     task: str | None,
+    tensorrt: bool,
     force: bool,
 ) -> None:
     """Turn CHECKPOINT into one engine file that runs wherever ONNX Runtime does.
@@ -102,6 +109,9 @@ def main(
     """
     if pictures and precision == "fp32":
         raise click.UsageError("--pictures are for --precision fp16; add that, or leave them out")
+    request = BuildRequest(engine=output, options=BuildOptions())
+    if tensorrt:
+        prepare(request)  # a missing GPU is said now, not after the export
     click.echo(f"... reading {checkpoint}")
     model = checkpoints.load(
         checkpoint,
@@ -123,6 +133,8 @@ def main(
             click.echo(f"in FP32 for their range    {graph}: {', '.join(layers)}")
     size_mib = output.stat().st_size / 2**20
     click.echo(f"wrote {output} ({size_mib:.1f} MiB); try it with: psp-rt run {output} INPUT --output FILE")
+    if tensorrt:
+        build_and_tell(request)
 
 
 if __name__ == "__main__":

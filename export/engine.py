@@ -18,7 +18,7 @@ from export import half_precision, onnx_files, parity
 from export.checkpoints import Model
 from export.graphs import EncoderGraph, GeneratorGraph, MappingGraph
 from psp_rt import ImageSize, Manifest, OutputError
-from psp_rt.engine_file import check_writable, write_engine
+from psp_rt.engine_writer import check_writable, write_engine
 from trainer.networks import Noise
 
 Members = dict[str, Path]

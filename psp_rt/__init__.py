@@ -4,8 +4,17 @@ import psp_rt
 face = psp_rt.Translator("sketch.engine").run(img)
 """
 
-from .engine_file import EngineFile, write_engine
-from .errors import BackendError, DeviceError, FormatError, InputError, OutputError, PspError
+from .engine_file import EngineFile
+from .engine_writer import write_engine
+from .errors import (
+    BackendError,
+    DeviceError,
+    FormatError,
+    InputError,
+    OutputError,
+    PlanError,
+    PspError,
+)
 from .manifest import ImageSize, InputSpec, Manifest, Member
 from .style import StyleMix
 from .translator import Translator
@@ -23,6 +32,7 @@ __all__ = [
     "Manifest",
     "Member",
     "OutputError",
+    "PlanError",
     "PspError",
     "StyleMix",
     "Translator",

@@ -14,6 +14,7 @@ import click
 from PIL import Image
 
 from . import __version__
+from .build_command import build_command
 from .choice import BACKENDS, PRECISIONS
 from .doctor import report
 from .engine_file import EngineFile
@@ -138,7 +139,7 @@ def run(
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def info(engine: Path, as_json: bool) -> None:
     """Say what ENGINE holds, without loading it."""
-    with EngineFile.open(engine) as file:
+    with EngineFile.open(engine, needs_graphs=False) as file:
         manifest = file.manifest
     click.echo(manifest.to_json().rstrip() if as_json else "\n".join(_described(manifest)))
 
@@ -149,6 +150,9 @@ def doctor(engine: Path | None) -> None:
     """Say what this machine has, and what would run here; with ENGINE, try it."""
     for line in report(engine):
         click.echo(line)
+
+
+main.add_command(build_command)
 
 
 def _check_style_options(

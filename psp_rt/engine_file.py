@@ -9,6 +9,8 @@ with ``unzip`` and handed to other tools (``trtexec --onnx=generator.onnx``, Net
     generator.onnx  generator.weights    codes -> image
     encoder.fp16.onnx, generator.fp16.onnx   the same in FP16, on the same weights: for TensorRT
 
+    plans/<target>/...                   TensorRT builds, each for one kind of machine (`psp_rt.plans`)
+
 X.onnx keeps its large tensors as ONNX external data in X.weights, which may be absent. Member data
 begin at multiples of 64 bytes, so that the weights can be mapped into memory where they lie.
 """
@@ -16,28 +18,21 @@ begin at multiples of 64 bytes, so that the weights can be mapped into memory wh
 from __future__ import annotations
 
 import hashlib
-import io
 import mmap
 import os
-import shutil
 import stat
-import struct
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from .errors import FormatError, OutputError
-from .manifest import Manifest, Member
+from .errors import FormatError
+from .manifest import Manifest
 from .zip_layout import Span, read_layout
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 1 << 20  # bytes
-ALIGNMENT = 64  # bytes
-_PADDING = 0xD935  # the id that Android's zipalign gives to the extra field that pads
 _CHUNK = 1 << 20
 
 
@@ -58,8 +53,12 @@ class EngineFile:
         _check_members(self.manifest, self._spans)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> EngineFile:
+    def open(cls, path: str | os.PathLike[str], *, needs_graphs: bool = True) -> EngineFile:
         """Open an engine file.
+
+        Args:
+            path: The file.
+            needs_graphs: Refuse a file whose portable graphs were taken out (``psp-rt build --strip-onnx``).
 
         Raises:
             FormatError: The file cannot be read, or is not a whole and harmless engine.
@@ -69,7 +68,10 @@ class EngineFile:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             identity = _identity(os.fstat(file.fileno()))
         try:
-            return cls(path, data, identity)
+            engine = cls(path, data, identity)
+            if needs_graphs and engine.manifest.stripped:
+                raise FormatError("its portable graphs were taken out; use the engine that it was made from")
+            return engine
         except FormatError as error:
             data.close()
             raise FormatError(f"{path} is not a usable engine: {error}") from None
@@ -171,83 +173,11 @@ def _check_members(manifest: Manifest, spans: Mapping[str, Span]) -> None:
             raise FormatError(
                 f"{name!r} has {spans[name].size} bytes; the manifest says {manifest.members[name].size}"
             )
+    if manifest.stripped:
+        return
     needed = ["generator.onnx", "mapping.onnx"] + ["encoder.onnx"] * (manifest.input is not None)
     if manifest.precision == "fp16":
         needed += [name.replace(".onnx", ".fp16.onnx") for name in needed if name != "mapping.onnx"]
     for name in needed:
         if name not in present:
             raise FormatError(f"it has no {name!r}")
-
-
-def write_engine(
-    path: str | os.PathLike[str], manifest: Manifest, members: Mapping[str, bytes | Path]
-) -> Manifest:
-    """Write an engine file and return its manifest with the members' hashes filled in.
-
-    The file appears under its name when it is complete and on the disk; until then it grows
-    under a temporary name beside it, and an error leaves neither behind.
-
-    Raises:
-        OutputError: The file cannot be written, for example because the disk is full.
-    """
-    path = Path(path)
-    with _beside(path) as temporary:
-        manifest = replace(manifest, members={name: _describe(content) for name, content in members.items()})
-        with open(temporary, "wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                _add(archive, MANIFEST, manifest.to_json().encode())
-                for name, content in members.items():
-                    _add(archive, name, content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    return manifest
-
-
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Refuse an output that cannot be written, before any work is done for it."""
-    with _beside(Path(path)):
-        pass
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """Make an empty file beside ``path``, and remove it afterwards if it still has its own name."""
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
-    try:
-        if path.is_dir():
-            raise OutputError(f"{path} is a folder; give the name of a file")
-        temporary.touch(exist_ok=False)
-        yield temporary
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _describe(content: bytes | Path) -> Member:
-    digest, size = hashlib.sha256(), 0
-    with _reading(content) as source:
-        while chunk := source.read(_CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-    return Member(sha256=digest.hexdigest(), size=size)
-
-
-def _add(archive: zipfile.ZipFile, name: str, content: bytes | Path) -> None:
-    """Append a member whose data begin at a multiple of 64 bytes."""
-    info = zipfile.ZipInfo(name)
-    info.external_attr = (stat.S_IFREG | 0o644) << 16
-    info.file_size = len(content) if isinstance(content, bytes) else content.stat().st_size
-    zip64 = info.file_size * 1.05 > zipfile.ZIP64_LIMIT  # the rule of ZipFile.open
-    header_size = 30 + len(name) + (20 if zip64 else 0) + 4  # the last: the head of the padding itself
-    assert archive.fp is not None
-    data_at = archive.fp.tell() + header_size
-    padding = -data_at % ALIGNMENT
-    info.extra = struct.pack("<HH", _PADDING, padding) + bytes(padding)
-    with _reading(content) as source, archive.open(info, "w", force_zip64=zip64) as member:
-        shutil.copyfileobj(source, member, _CHUNK)
-
-
-def _reading(content: bytes | Path) -> IO[bytes]:
-    return io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb")

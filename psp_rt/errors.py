@@ -23,3 +23,7 @@ class OutputError(PspError):
 
 class BackendError(PspError):
     """The library that runs the graphs failed while running one."""
+
+
+class PlanError(PspError):
+    """A TensorRT plan does not fit this machine, or the engine that it is in."""

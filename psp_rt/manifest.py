@@ -12,6 +12,7 @@
     weights            how the file stores the weights
     provenance         where the model comes from, text to text
     parity             how close the export is to its checkpoint, text to number
+    stripped           the graphs have been taken out, only plans are left; may be absent
     members            SHA-256 and size of every other member
 
 Fields that this version does not know are ignored, so that later files may add some; what changes
@@ -88,6 +89,7 @@ class Manifest:
     parity: Mapping[str, float] = field(default_factory=dict)
     members: Mapping[str, Member] = field(default_factory=dict)
     fp32_layers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    stripped: bool = False
 
     def to_json(self) -> str:
         """Return the manifest as JSON text."""
@@ -116,6 +118,7 @@ class Manifest:
             parity=fields.group("parity").numbers(),
             members=_members(fields.group("members")),
             fp32_layers=_fp32_layers(fields),
+            stripped=fields.optional("stripped") is True,
         )
 
 

@@ -20,7 +20,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from psp_rt import EngineFile, FormatError, Manifest, OutputError, PspError, Translator, write_engine
-from psp_rt.engine_file import check_writable
+from psp_rt.engine_writer import check_writable
 from tests import tiny_engine
 
 BACKENDS = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name)]
@@ -358,9 +358,7 @@ def test_a_tensor_with_too_few_bytes_is_refused(tmp_path, files, backend):
     entry = next(entry for entry in model.graph.initializer[-1].external_data if entry.key == "length")
     entry.value = "4"
     path = with_encoder(tmp_path / "bad.engine", files, model)
-    with pytest.raises(
-        FormatError, match=r"encoder\.onnx (cannot be loaded|gives 4 bytes for .matrix.)"
-    ):
+    with pytest.raises(FormatError, match=r"encoder\.onnx (cannot be loaded|gives 4 bytes for .matrix.)"):
         Translator(path, device="cpu", backend=backend)
 
 
