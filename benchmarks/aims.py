@@ -1,7 +1,7 @@
 """What psp_rt is held to, as ratios of run times of one run.
 
-    pytorch-original / psp_rt-cpu     how much faster than the original formulation
-    psp_rt-cpu / sessions-cpu         what the runtime adds to its bare sessions
+    pytorch-original / psp_rt-...     how much faster than the original formulation in the same precision
+    psp_rt-cpu / sessions-cpu         what the runtime adds to its bare sessions, on each backend
     4 mixed / encode, generate 4      four styles of one picture: one encode and one batch, so about 1
     4 runs / 4 mixed                  what mixing them together saves
 
@@ -13,7 +13,12 @@ from collections.abc import Iterator, Sequence
 from benchmarks.ratios import Ratio, ratio
 from benchmarks.timing import Timing
 
-ORIGINAL, RUNTIME, SESSIONS = "pytorch-original", "psp_rt-cpu", "sessions-cpu"
+ORIGINALS = {
+    "psp_rt-cpu": "pytorch-original",
+    "psp_rt-openvino": "pytorch-original",
+    "psp_rt-openvino-bf16": "pytorch-original-bf16",
+}
+SESSIONS = {"psp_rt-cpu": "sessions-cpu", "psp_rt-openvino": "sessions-openvino"}
 Key = tuple[str, str, int]  # contender, stage, batch
 
 
@@ -33,9 +38,11 @@ def measured(timings: Sequence[Timing]) -> dict[str, Ratio]:
 
 def _pairs(keys: Sequence[Key]) -> Iterator[tuple[str, Key, Key]]:
     for name, stage, batch in keys:
-        if name == RUNTIME:
-            mine, where = (RUNTIME, stage, batch), f"{stage}, batch {batch}"
-            yield f"{ORIGINAL} / {RUNTIME}: {where}", (ORIGINAL, stage, batch), mine
-            yield f"{RUNTIME} / {SESSIONS}: {where}", mine, (SESSIONS, stage, batch)
-    for above, below in (("4 mixed", "encode, generate 4"), ("4 runs", "4 mixed")):
-        yield f"{above} / {below}: {RUNTIME}", (RUNTIME, above, 1), (RUNTIME, below, 1)
+        mine, where = (name, stage, batch), f"{stage}, batch {batch}"
+        if name in ORIGINALS:
+            yield f"{ORIGINALS[name]} / {name}: {where}", (ORIGINALS[name], stage, batch), mine
+        if name in SESSIONS:
+            yield f"{name} / {SESSIONS[name]}: {where}", mine, (SESSIONS[name], stage, batch)
+    for name in ORIGINALS:
+        for above, below in (("4 mixed", "encode, generate 4"), ("4 runs", "4 mixed")):
+            yield f"{above} / {below}: {name}", (name, above, 1), (name, below, 1)

@@ -5,7 +5,9 @@ from pathlib import Path
 from benchmarks.architecture import Architecture
 
 MAPS_AT_ONCE = 8  # of the largest size, in eager PyTorch: input, output, filtered, modulated, and spare
-WEIGHT_COPIES = 4  # PyTorch's, ONNX Runtime's mapped and packed ones, and one while an engine is made
+# PyTorch's, ONNX Runtime's mapped and packed ones, OpenVINO's three (FP32, BF16, all in BF16), and one
+# while an engine is made
+WEIGHT_COPIES = 7
 
 
 def needed_bytes(architecture: Architecture, *, batch: int) -> int:

@@ -64,7 +64,8 @@ class ModelResult:
     def distances(self) -> list[limit.Distance]:
         """Return every stage beside its bound."""
         ceilings = self.ready_ceilings()
-        return limit.distances(self.timings, self.works, ceilings) if ceilings else []
+        precisions = {standing.name: standing.precision for standing in self.standings}
+        return limit.distances(self.timings, self.works, ceilings, precisions) if ceilings else []
 
     def paper_rows(self, machine: str) -> list[paper.Row]:
         """Return the paper's column, and ours if this is the paper's size."""

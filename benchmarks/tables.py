@@ -120,6 +120,7 @@ def _limit(model: ModelResult) -> Table:
     if ceilings is not None:
         note = (
             f"Measured among the contenders: {ceilings.macs_per_s() / 1e9:.1f} GMAC/s (FP32 matrix product), "
+            f"{ceilings.macs_per_s('bf16') / 1e9:.1f} GMAC/s (BF16), "
             f"{ceilings.bytes_per_s() / 1e9:.1f} GB/s (copy)."
         )
     return Table(

@@ -3,8 +3,7 @@
 import gc
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,24 +33,35 @@ class Workload:
     model: checkpoints.Model | None  # the same in PyTorch; None where only an engine was given
     pictures: tuple[Path, ...]  # as many as the largest batch
     threads: int
+    translators: dict[tuple[str, str], Translator] = field(default_factory=dict)  # that are open
 
     @property
     def input(self) -> InputSpec:
         assert self.manifest.input is not None
         return self.manifest.input
 
-    @cached_property
+    @property
     def translator(self) -> Translator:
-        """The engine, opened on the CPU; contenders clone it, so that they run the same sessions."""
-        batch = max(4, len(self.pictures))  # one batch is never run in parts
-        return Translator(
-            self.engine,
-            device="cpu",
-            backend="onnxruntime",
-            color="rgb",
-            threads=self.threads,
-            max_batch=batch,
-        )
+        """The engine on ONNX Runtime."""
+        return self.opened("onnxruntime", "fp32")
+
+    def opened(self, backend: str, precision: str) -> Translator:
+        """Return the engine opened on the CPU; contenders clone it, so that they run the same graphs.
+
+        Raises:
+            DeviceError: The backend or the precision cannot be had here.
+        """
+        if (backend, precision) not in self.translators:
+            self.translators[backend, precision] = Translator(
+                self.engine,
+                device="cpu",
+                backend=backend,
+                precision=precision,
+                color="rgb",
+                threads=self.threads,
+                max_batch=max(4, len(self.pictures)),  # one batch is never run in parts
+            )
+        return self.translators[backend, precision]
 
     @property
     def first_mixed_row(self) -> int:
@@ -59,9 +69,10 @@ class Workload:
         return 7 if self.manifest.num_styles > 7 else 0
 
     def close(self) -> None:
-        """Let go of the engine, if it was opened."""
-        if "translator" in self.__dict__:
-            self.translator.close()
+        """Let go of what was opened."""
+        for translator in self.translators.values():
+            translator.close()
+        self.translators.clear()
 
     def images(self, batch: int) -> Pixels:
         """Return pictures as the encoder takes them, [N, H, W, C]."""

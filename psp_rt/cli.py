@@ -98,7 +98,7 @@ def main() -> None:
     type=click.Choice(PRECISIONS),
     default="fp32",
     show_default=True,
-    help="bf16: faster, close; needs OpenVINO and a processor with BF16.",
+    help="bf16: a faster, close generator; needs OpenVINO and a processor with BF16.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="On the CPU. Default: one for each core.")
 def run(

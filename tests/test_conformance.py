@@ -1,6 +1,7 @@
 """The whole way from an official checkpoint to a picture equals the public implementation."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,18 +22,25 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
-def exported(
+def engine(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Case, Translator]]:
+) -> Iterator[tuple[Case, Path]]:
     case: Case = request.param
     folder = tmp_path_factory.mktemp(case.name)
-    checkpoint, engine = folder / "official.pt", folder / "official.engine"
+    checkpoint, path = folder / "official.pt", folder / "official.engine"
     conformance.write_checkpoint(case, checkpoint)
-    export_engine(checkpoints.load(checkpoint), engine)
+    export_engine(checkpoints.load(checkpoint), path)
     checkpoint.unlink()
-    with Translator(engine, device="cpu", color="rgb") as translator:
+    yield case, path
+    path.unlink()
+
+
+@pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
+def exported(engine: tuple[Case, Path], request: pytest.FixtureRequest) -> Iterator[tuple[Case, Translator]]:
+    pytest.importorskip(request.param)
+    case, path = engine
+    with Translator(path, device="cpu", backend=request.param, color="rgb") as translator:
         yield case, translator
-    engine.unlink()
 
 
 def official_codes(case: Case) -> np.ndarray:

@@ -9,8 +9,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from export.parity import psnr_db
 from psp_rt import EngineFile, FormatError, Translator
 from psp_rt.onnx_inputs import WeightsAsInputs
+from psp_rt.openvino_library import probe_openvino
 from tests import tiny_engine
 
 pytest.importorskip("openvino")
@@ -102,3 +104,19 @@ def test_openvino_in_fp32_agrees_with_onnx_runtime():
         np.testing.assert_allclose(other.sample(1), one.sample(1), atol=1e-4)
         difference = other.generate(codes).astype(int) - one.generate(codes).astype(int)
         assert np.abs(difference).max() <= 1
+
+
+def test_bf16_stays_close_to_fp32():
+    drawing = DEMONSTRATION.with_name("drawing.png")
+    if "BF16" not in probe_openvino().capabilities:
+        pytest.skip("this processor has no BF16 arithmetic")
+    with (
+        Translator(DEMONSTRATION, device="cpu", backend="openvino") as exact,
+        Translator(DEMONSTRATION, device="cpu", precision="bf16") as close,
+    ):
+        assert (close.backend, close.precision) == ("openvino", "bf16")
+        codes = exact.encode(drawing)
+        assert np.abs(close.encode(drawing) - codes).max() < 0.01 * np.ptp(codes)
+        found, expected = np.asarray(close.run(drawing)), np.asarray(exact.run(drawing))
+        assert (found != expected).any()  # or it was not BF16 at all
+        assert psnr_db(found, expected) >= 40

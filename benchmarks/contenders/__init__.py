@@ -6,12 +6,13 @@ styles, D the style dimension. Another contender is one more class and one more 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.contenders.openvino import OpenVino
-from benchmarks.contenders.pytorch import open_compiled, open_original, open_ours
-from benchmarks.contenders.runtime import BareSessions, PspRt
+from benchmarks.contenders.pytorch import open_compiled, open_original, open_original_bf16, open_ours
+from benchmarks.contenders.runtime import BareRequests, BareSessions, PspRt
 from benchmarks.workload import Workload
 from psp_rt.images import Pixels
 from psp_rt.style import Codes
@@ -57,11 +58,46 @@ ENTRIES = (
         open=BareSessions.open,
     ),
     Entry(
+        name="psp_rt-openvino",
+        what="psp_rt on OpenVINO, CPU",
+        device="cpu",
+        precision="fp32",
+        open=partial(PspRt.open, backend="openvino"),
+    ),
+    Entry(
+        name="sessions-openvino",
+        what="the same OpenVINO requests without psp_rt",
+        device="cpu",
+        precision="fp32",
+        open=BareRequests.open,
+    ),
+    Entry(
+        name="psp_rt-openvino-bf16",
+        what="psp_rt on OpenVINO, CPU, generator in BF16",
+        device="cpu",
+        precision="bf16",
+        open=partial(PspRt.open, backend="openvino", precision="bf16"),
+    ),
+    Entry(
+        name="openvino-bf16",
+        what="OpenVINO on the engine's graphs, all in BF16",
+        device="cpu",
+        precision="bf16",
+        open=partial(OpenVino.open, precision="bf16"),
+    ),
+    Entry(
         name="pytorch-original",
         what="PyTorch eager, grouped convolutions (original formulation)",
         device="cpu",
         precision="fp32",
         open=open_original,
+    ),
+    Entry(
+        name="pytorch-original-bf16",
+        what="the same under BF16 autocast",
+        device="cpu",
+        precision="bf16",
+        open=open_original_bf16,
     ),
     Entry(name="pytorch", what="PyTorch eager, our networks", device="cpu", precision="fp32", open=open_ours),
     Entry(
@@ -78,5 +114,6 @@ ENTRIES = (
         device="cpu",
         precision="fp32",
         open=OpenVino.open,
+        by_default=False,  # another copy of all weights, for what sessions-openvino shows too
     ),
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,24 +12,29 @@ import numpy as np
 from benchmarks.contenders.unavailable import Unavailable
 from benchmarks.workload import Workload, read
 from psp_rt import EngineFile, InputSpec
+from psp_rt.backends.openvino import PRECISIONS
 from psp_rt.images import Pixels
+from psp_rt.openvino_library import openvino_core, probe_openvino
 from psp_rt.style import Codes
 
 
 class OpenVino:
-    """OpenVINO on the CPU, FP32."""
+    """OpenVINO on the CPU, all graphs in one precision."""
 
     def __init__(self, encoder: Any, generator: Any, spec: InputSpec) -> None:
         self._encoder, self._generator, self._spec = encoder, generator, spec
 
     @classmethod
-    def open(cls, workload: Workload) -> OpenVino:
+    def open(cls, workload: Workload, precision: str = "fp32") -> OpenVino:
         """Compile the graphs."""
-        if importlib.util.find_spec("openvino") is None:
-            raise Unavailable("not installed; add it with: pip install openvino")
-        core = importlib.import_module("openvino").Core()
+        found = probe_openvino()
+        if found.problem:
+            raise Unavailable(found.problem)
+        if precision == "bf16" and "BF16" not in found.capabilities:
+            raise Unavailable("this processor has no BF16 arithmetic")
+        core = openvino_core()
         settings = {
-            "INFERENCE_PRECISION_HINT": "f32",  # or it takes bfloat16 where the CPU has it
+            "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
             "INFERENCE_NUM_THREADS": workload.threads,
             "PERFORMANCE_HINT": "LATENCY",
         }

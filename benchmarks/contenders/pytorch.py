@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,12 @@ from trainer.networks import Encoder, Generator, Translation
 
 
 class PyTorch:
-    """A model in PyTorch on the CPU, FP32."""
+    """A model in PyTorch on the CPU.
+
+    Args:
+        rows: Of the picture that are kept.
+        autocast: What PyTorch computes its convolutions and products in; None for FP32.
+    """
 
     def __init__(
         self,
@@ -30,21 +36,25 @@ class PyTorch:
         encode: Callable[[Tensor], Tensor],
         generate: Callable[[Tensor], Tensor],
         rows: tuple[int, int] | None,
+        autocast: torch.dtype | None = None,
     ) -> None:
         self._spec = spec
         self._encode, self._generate = encode, generate
         self._rows = slice(None) if rows is None else slice(*rows)
+        self._autocast = autocast
 
     @torch.inference_mode()
     def encode(self, images: Pixels) -> Codes:
         """Return codes [N, L, D]."""
-        codes: Codes = self._encode(network_input(images, self._spec)).numpy()
+        with self._computing():
+            codes: Codes = self._encode(network_input(images, self._spec)).float().numpy()
         return codes
 
     @torch.inference_mode()
     def generate(self, codes: Codes) -> Pixels:
         """Return RGB [N, H, W, 3]."""
-        pictures = self._generate(torch.from_numpy(codes))[:, :, self._rows]
+        with self._computing():
+            pictures = self._generate(torch.from_numpy(codes))[:, :, self._rows].float()
         levels = (pictures * 127.5 + 128).clamp(0, 255).to(torch.uint8)
         pixels: Pixels = levels.permute(0, 2, 3, 1).contiguous().numpy()
         return pixels
@@ -56,6 +66,9 @@ class PyTorch:
     def close(self) -> None:
         """Let go of the functions; the weights belong to the workload."""
         self._encode = self._generate = torch.clone
+
+    def _computing(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._autocast is None else torch.autocast("cpu", self._autocast)
 
 
 def open_ours(workload: Workload) -> PyTorch:
@@ -70,6 +83,12 @@ def open_original(workload: Workload) -> PyTorch:
     return _contender(workload, model, in_original_form(model.generator))
 
 
+def open_original_bf16(workload: Workload) -> PyTorch:
+    """Open the original formulation under BF16 autocast."""
+    model = _model(workload)
+    return _contender(workload, model, in_original_form(model.generator), autocast=torch.bfloat16)
+
+
 def open_compiled(workload: Workload) -> PyTorch:
     """Open our networks through torch.compile; they are compiled at the first call of each batch size."""
     model = _model(workload)
@@ -82,13 +101,16 @@ def open_compiled(workload: Workload) -> PyTorch:
     )
 
 
-def _contender(workload: Workload, model: Model, generator: Generator) -> PyTorch:
+def _contender(
+    workload: Workload, model: Model, generator: Generator, autocast: torch.dtype | None = None
+) -> PyTorch:
     translation = Translation(_encoder(model), generator, model.latent_avg)
     return PyTorch(
         workload.input,
         encode=translation.encode,
         generate=_generate(workload, generator),
         rows=model.output_rows,
+        autocast=autocast,
     )
 
 

@@ -1,4 +1,4 @@
-"""psp_rt as its users call it, and the sessions inside it."""
+"""psp_rt as its users call it, and what is inside it: sessions of ONNX Runtime, requests of OpenVINO."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.contenders.unavailable import Unavailable
 from benchmarks.workload import Workload, read
-from psp_rt import InputSpec, StyleMix, Translator
+from psp_rt import DeviceError, InputSpec, StyleMix, Translator
 from psp_rt.backends.onnx_runtime import OnnxRuntimeBackend
+from psp_rt.backends.openvino import OpenVinoBackend
 from psp_rt.images import Pixels
 from psp_rt.style import Codes
 
 
 class PspRt:
-    """psp_rt, on ONNX Runtime."""
+    """psp_rt on one of its backends."""
 
     def __init__(self, translator: Translator) -> None:
         self._translator = translator
 
     @classmethod
-    def open(cls, workload: Workload) -> PspRt:
+    def open(cls, workload: Workload, backend: str = "onnxruntime", precision: str = "fp32") -> PspRt:
         """Open the engine on the CPU."""
-        return cls(workload.translator.clone())
+        return cls(_opened(workload, backend, precision).clone())
 
     def encode(self, images: Pixels) -> Codes:
         """Return codes [N, L, D]."""
@@ -84,3 +86,49 @@ class BareSessions:
         """Let go of the model."""
         self._sessions = {}
         self._translator.close()
+
+
+class BareRequests:
+    """The OpenVINO requests of psp_rt, called directly, picture by picture as psp_rt does."""
+
+    def __init__(self, translator: Translator, spec: InputSpec) -> None:
+        backend = translator._backend
+        assert isinstance(backend, OpenVinoBackend)
+        self._translator, self._spec = translator, spec
+        self._requests: dict[str, Any] = backend._requests
+
+    @classmethod
+    def open(cls, workload: Workload) -> BareRequests:
+        """Open the engine on the CPU."""
+        return cls(_opened(workload, "openvino", "fp32").clone(), workload.input)
+
+    def encode(self, images: Pixels) -> Codes:
+        """Return codes [N, L, D]."""
+        codes: Codes = np.concatenate([self._run("encoder", [image[None]]) for image in images])
+        return codes
+
+    def generate(self, codes: Codes) -> Pixels:
+        """Return RGB [N, H, W, 3]."""
+        weights = np.zeros((1, codes.shape[1]), np.float32)
+        pictures = [self._run("generator", [code[None], code[None], weights]) for code in codes]
+        found: Pixels = np.concatenate(pictures)
+        return found
+
+    def translate(self, pictures: Sequence[Path]) -> Sequence[Any]:
+        """Return N arrays [H, W, 3], RGB."""
+        return list(self.generate(self.encode(read(pictures, self._spec))))
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._requests = {}
+        self._translator.close()
+
+    def _run(self, graph: str, inputs: list[Any]) -> Any:
+        return self._requests[graph].infer(inputs, share_inputs=True)[0]
+
+
+def _opened(workload: Workload, backend: str, precision: str) -> Translator:
+    try:
+        return workload.opened(backend, precision)
+    except DeviceError as error:
+        raise Unavailable(str(error)) from error

@@ -59,11 +59,11 @@ class OpenVinoBackend:
             FormatError: A graph cannot be loaded, or its inputs or outputs are not the manifest's.
         """
         threads = default_threads() if threads is None else threads
-        settings = _settings(precision, threads)
         names = [name for name in GRAPHS if f"{name}.onnx" in engine.names]
-        models = {name: _compiled(engine, name, settings) for name in names}
+        settings = {name: _settings(_graph_precision(name, precision), threads) for name in names}
+        models = {name: _compiled(engine, name, settings[name]) for name in names}
         engine.check_unchanged()
-        where = f"{precision}, {threads or 'all'} threads"
+        where = f"{'generator in ' * (precision != 'fp32')}{precision}, {threads or 'all'} threads"
         version = load_openvino().__version__.partition("-")[0]
         return cls(models, engine.manifest, precision=precision, description=f"OpenVINO {version}, {where}")
 
@@ -111,6 +111,16 @@ class OpenVinoBackend:
                 )
             results[row] = found[0]
         return results
+
+
+def _graph_precision(name: str, precision: str) -> str:
+    """Return what a graph computes in.
+
+    BF16 is for the generator alone. It keeps 8 bits of every intermediate number; measured on the
+    demonstration model, that moves pictures by 56 dB in the generator, and the codes of drawings by up
+    to 3 percent of their range in the encoder, which shows: 38 to 42 dB.
+    """
+    return precision if name == "generator" else "fp32"
 
 
 def _settings(precision: str, threads: int) -> dict[str, Any]:
