@@ -24,6 +24,7 @@ from trainer import encoder_review, encoder_training, generator_file, inputs, ta
 from trainer.__main__ import main
 from trainer.encoder_data import TrainingSet
 from trainer.losses.criterion import Criterion
+from trainer.losses.lpips import LpipsAlex
 from trainer.networks import Encoder, Generator, GeneratorConfig, Translation
 from trainer.team import Team
 
@@ -299,6 +300,16 @@ def test_validation_counts_every_image_once(generator, faces):
         torch.tensor(encoder_review.evaluate(run, criterion, data, batch=4)["validation_l2"]),
         torch.tensor(encoder_review.evaluate(run, criterion, data, batch=1)["validation_l2"]),
     )
+
+
+def test_validation_gives_the_same_figures_each_time(generator, faces):
+    run = start(recipe_of("inversion", "losses.lpips=0.8"), generator)
+    data, lpips = TrainingSet.load(run.recipe, faces), LpipsAlex()
+    for head in lpips.heads:
+        head.fill_(0.1)
+    criterion = Criterion(run.recipe.losses, lpips=lpips)
+    first, second = (encoder_review.evaluate(run, criterion, data) for _ in range(2))
+    assert first == second
 
 
 def test_the_command_trains_resumes_and_its_result_is_ready_for_export(generator_path, faces, tmp_path):

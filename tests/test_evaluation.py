@@ -21,7 +21,7 @@ from trainer.evaluation import command, measuring, paper, tables
 from trainer.evaluation.entrants import Entrant, check_comparable
 from trainer.losses import weight_files
 from trainer.losses.identity import ARCFACE, Identity
-from trainer.losses.lpips import LpipsAlex
+from trainer.losses.lpips import LpipsAlex, enlarge
 
 CPU = torch.device("cpu")
 
@@ -81,7 +81,7 @@ def test_the_figures_are_those_of_the_averaged_model_over_every_photo(save_run, 
     targets = inputs.to_target(batch.targets)
     expected = {
         "mse": (pictures - targets).square().mean(dim=(1, 2, 3)),
-        "lpips": lpips(pictures, targets),
+        "lpips": lpips(enlarge(pictures), enlarge(targets)),
         "similarity": identity.similarity(pictures, targets),
     }
     for name, values in expected.items():
@@ -177,6 +177,7 @@ def test_the_command_writes_a_table_a_page_a_file_and_a_sheet(save_run, faces, t
         assert "Left out: broken.jpg, no image." in shown
         assert "other data (CelebA-HQ), another card (Tesla P40)" in shown
         assert "pooled to 32x32 (the paper: 256x256)" in shown
+        assert "LPIPS looks at pictures enlarged to 128x128" in shown
         assert "3 runs of warm-up" in shown
     assert "| pSp [paper] | 0.58 | 0.19 | 0.04 | 0.106 |" in files["md"].read_text()
     content = json.loads(files["json"].read_text())

@@ -39,13 +39,15 @@ def pool(pictures: Tensor, size: int) -> Tensor:
 
 @torch.no_grad()
 def evaluate(run: Run, criterion: Criterion, data: TrainingSet, *, batch: int = 8) -> dict[str, float]:
-    """Return the mean losses of the averaged model over every image of a set."""
+    """Return the mean losses of the averaged model over every image of a set: each time the same."""
     device, sums = run.mean_style.device, dict[str, float]()
-    for start in range(0, len(data), batch):
-        part = data.plain(range(start, min(start + batch, len(data)))).to(device)
-        pictures, offsets = translate(run, part)
-        for name, value in criterion(pictures, inputs.to_target(part.targets), offsets).items():
-            sums[name] = sums.get(name, 0.0) + value.item() * len(part.targets)
+    with torch.random.fork_rng():  # LPIPS looks at places drawn at random
+        torch.manual_seed(0)
+        for start in range(0, len(data), batch):
+            part = data.plain(range(start, min(start + batch, len(data)))).to(device)
+            pictures, offsets = translate(run, part)
+            for name, value in criterion(pictures, inputs.to_target(part.targets), offsets).items():
+                sums[name] = sums.get(name, 0.0) + value.item() * len(part.targets)
     return {f"validation_{name}": value / len(data) for name, value in sums.items()}
 
 

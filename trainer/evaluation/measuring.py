@@ -17,7 +17,7 @@ from trainer import inputs
 from trainer.encoder_data import TrainingSet
 from trainer.evaluation.entrants import Entrant
 from trainer.losses.identity import Identity
-from trainer.losses.lpips import Lpips
+from trainer.losses.lpips import Lpips, enlarge
 
 WARM_UP = 3  # runs of each model before the first that counts
 CHUNK = 8  # photos whose pictures are compared together
@@ -47,12 +47,12 @@ class Judge:
     @torch.no_grad()
     def compare(self, candidates: Sequence[Tensor], targets: Tensor, figures: Sequence[Figures]) -> None:
         """Note how far the candidates [N, 3, S, S] of each model are from targets of that shape."""
-        wanted = self._lpips.features(targets) if self._lpips else None
+        wanted = self._lpips.features(enlarge(targets)) if self._lpips else None
         faces = self._identity.embed(targets) if self._identity else None
         for pictures, noted in zip(candidates, figures, strict=True):
             noted.mse += (pictures - targets).square().mean(dim=(1, 2, 3)).tolist()
             if self._lpips and wanted is not None:
-                noted.lpips += self._lpips.distance(self._lpips.features(pictures), wanted).tolist()
+                noted.lpips += self._lpips.distance(self._lpips.features(enlarge(pictures)), wanted).tolist()
             if self._identity and faces is not None:
                 noted.similarity += (self._identity.embed(pictures) * faces).sum(dim=1).tolist()
 

@@ -18,6 +18,7 @@ import numpy as np
 from trainer.evaluation import paper
 from trainer.evaluation.entrants import Entrant
 from trainer.evaluation.measuring import CHUNK, WARM_UP, Figures
+from trainer.losses.lpips import LOSS_SIZE
 
 FORMAT, VERSION = "psp_rt.evaluation", 1
 HEADINGS = ("method", "similarity", "LPIPS", "MSE", "s/image", "photos", "encoder", "task")
@@ -87,6 +88,11 @@ class Comparison:
             f"Pictures are clamped to [-1, 1], the range of MSE, and pooled to {size}x{size}{paper_size}; "
             "inputs are made as in training, unvaried. Means over every photo."
         )
+        if size < LOSS_SIZE:
+            said.append(
+                f"LPIPS looks at pictures enlarged to {LOSS_SIZE}x{LOSS_SIZE}, as in training: its first "
+                "layer takes steps of four pixels. Figures of other sizes do not compare with these."
+            )
         said.append(
             f"s/image: mean time of one photo alone (batch 1) in PyTorch on {self.machine['device']}, "
             f"waited for, models in turns, {WARM_UP} runs of warm-up before."
