@@ -155,6 +155,7 @@ def test_a_file_without_a_recipe_is_measured_by_its_tasks_default_and_says_so(sa
     assert (entrant.recipe.input_size, entrant.recipe.loss_size) == (32, 32)
     assert entrant.recipe.factors == (1, 2, 4, 8, 16)
     text = command.evaluate([entrant], faces, device=CPU).as_text()
+    assert "identity network" not in text  # without a similarity there is nothing to say of it
     assert "The file holds no recipe, the task's default was taken: old/plain." in text
     checkpoint.save(folder / "cats.pt", replace(kept, training={}, task="cats"))
     with pytest.raises(PspError, match="has the task 'cats' but no recipe"):

@@ -97,12 +97,13 @@ class Comparison:
             f"s/image: mean time of one photo alone (batch 1) in PyTorch on {self.machine['device']}, "
             f"waited for, models in turns, {WARM_UP} runs of warm-up before."
         )
-        if any(row.circular == "yes" for row in self.rows):
+        judged = {row.circular for row in self.rows if row.figures.similarity}
+        if "yes" in judged:
             said.append(
                 "circular: measured by the very network that this run was trained with, so the similarity "
                 "says how well the loss was learned, not how alike the faces are."
             )
-        if any(row.circular == "not recorded" for row in self.rows):
+        if "not recorded" in judged:
             said.append(
                 "(?): the file does not say by which identity network it was trained, if by any; the "
                 "similarity may be circular."
