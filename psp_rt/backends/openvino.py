@@ -1,10 +1,11 @@
 """The graphs on OpenVINO, on the CPU.
 
 Each graph is compiled once, for one picture, and a batch goes through it picture by picture.
-Measured with the official architecture at 1024 pixels on two cores: four pictures take as long one
-by one as in one batch, and the batch needs 3.3 GB for its activations instead of 1.7; for the
-demonstration model one picture is a fifth faster where the batch is fixed than where it is open.
-So no batch size costs a compilation, and a picture's result does not depend on its neighbours.
+Measured on two busy cores: the generator at 1024 pixels takes as long for two pictures one by one as
+for a batch of two (the encoder 7 percent longer for four), and a batch of four needs 3.3 GB for its
+activations instead of 1.7; the demonstration's generator is a fifth faster where the batch is fixed
+than where it is open. So no batch size costs a compilation or more memory, and a picture's result
+does not depend on its neighbours.
 
 OpenVINO's ONNX reader takes weights from files beside the graph only, and lets a graph name an
 address in memory (``_ORT_MEM_ADDR_``). So it is given graphs without any reference: their weights are
