@@ -13,7 +13,20 @@ import torch
 from onnx import TensorProto, helper
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import agreement, architecture, fresh, latency, memory, paper, session, timing, work, workload
+from benchmarks import (
+    agreement,
+    architecture,
+    fresh,
+    latency,
+    limit,
+    memory,
+    paper,
+    session,
+    timing,
+    work,
+    workload,
+)
+from benchmarks.ceilings import PRODUCTS, Ceilings
 from benchmarks.contenders import ENTRIES, Entry
 from benchmarks.contenders.runtime import BareSessions
 from benchmarks.original import in_original_form
@@ -135,6 +148,18 @@ def test_an_engine_is_made_once_and_again_when_the_code_changes(
 
 
 # Counting.
+
+
+def test_a_contender_is_held_to_the_ceiling_of_its_own_precision():
+    ceilings = Ceilings(threads=1, side=1000, copied_bytes=4)
+    for call, milliseconds in zip(ceilings.calls(), (1000, 100, 1), strict=True):  # 1 and 10 GMAC/s
+        call.timing.samples_ms.append(milliseconds)
+    timings = [Timing(contender=name, stage="encode", batch=1, images=1) for name in ("exact", "close")]
+    for timed in timings:
+        timed.samples_ms.append(3000)
+    works = {("encoder", 1): work.Work(macs=10**9, weight_bytes=0)}
+    exact, close = limit.distances(timings, works, ceilings, {"exact": "fp32", "close": "bf16"})
+    assert (exact.bound_ms, close.bound_ms) == (pytest.approx(1000), pytest.approx(100))
 
 
 def small_graph() -> onnx.ModelProto:
@@ -299,7 +324,7 @@ def test_quick_runs_through_the_command_and_writes_every_field(tmp_path: Path):
     assert {standing["status"] for standing in model["contenders"]} <= {"timed", "unavailable"}
     stages = {(timing["stage"], timing["batch"]) for timing in model["timings"]}
     each = ("read", "encode", "generate", "end to end")
-    once = ("1 mixed", "4 mixed", "encode, generate 4", "4 runs", "matrix product", "copy")
+    once = ("1 mixed", "4 mixed", "encode, generate 4", "4 runs", "copy", *PRODUCTS.values())
     assert stages == {(stage, batch) for stage in each for batch in (1, 2)} | {(stage, 1) for stage in once}
     for figures in model["timings"]:
         assert len(figures["samples_ms"]) == figures["runs"] == 2
@@ -309,6 +334,7 @@ def test_quick_runs_through_the_command_and_writes_every_field(tmp_path: Path):
     }
     assert all(distance["ratio"] > 1 for distance in model["limit"])  # nothing is faster than the limit
     assert model["ceilings"]["gmacs_per_s"] > 0
+    assert model["ceilings"]["bf16_gmacs_per_s"] > 0
     assert 0 < model["fresh"][0]["peak_open_mib"] <= model["fresh"][0]["peak_mib"]
     assert model["engine_bytes"] > 0
     assert "pytorch-original / psp_rt-cpu: end to end, batch 1" in model["ratios"]
