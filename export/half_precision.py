@@ -59,7 +59,7 @@ def _files(path: Path) -> list[Path]:
 
 def sample(engine: Path, images: NDArray[np.uint8] | None) -> Samples:
     """Run the FP32 graphs of an engine on images and on random styles."""
-    with Translator(engine, device="cpu", color="rgb", max_batch=1) as translator:
+    with Translator(engine, device="cpu", backend="onnxruntime", color="rgb", max_batch=1) as translator:
         codes = [translator.sample(seed)[None] for seed in SEEDS]
         if images is not None:
             shown = images if images.shape[3] == 3 else images[..., 0]

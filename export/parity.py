@@ -109,7 +109,7 @@ def draw_images(spec: InputSpec) -> NDArray[np.uint8]:
 def measure(engine: Path, expected: Expected) -> dict[str, float]:
     """Run an engine on the same inputs and return how far it is from PyTorch."""
     figures = {}
-    with Translator(engine, device="cpu", color="rgb") as translator:
+    with Translator(engine, device="cpu", backend="onnxruntime", color="rgb") as translator:
         if expected.images is not None:
             images = expected.images if expected.images.shape[3] == 3 else expected.images[..., 0]
             found = translator.encode(list(images))

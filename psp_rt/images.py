@@ -189,11 +189,11 @@ def check_array(array: Any) -> Pixels:
             f"a picture must be a path, a PIL image or a NumPy array, got {type(array).__name__}"
         )
     if array.dtype != np.uint8:
-        hint = (
-            "(image * 255).round().astype(np.uint8) if it lies in 0-1"
-            if array.dtype.kind == "f"
-            else "image.astype(np.uint8)"
-        )
+        hints = {
+            "f": "(image * 255).round().astype(np.uint8) if it lies in 0-1",
+            "u": "image.astype(np.uint8), or (image >> 8).astype(np.uint8) if it lies in 0-65535",
+        }
+        hint = hints.get(array.dtype.kind, "image.astype(np.uint8)")
         raise InputError(f"the picture has dtype {array.dtype}; expected uint8: convert it with {hint}")
     return array
 

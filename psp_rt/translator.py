@@ -26,6 +26,8 @@ from .style import Codes, StyleMix, check_codes, check_seed
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
+MOST_THREADS = 1024  # a runtime starts them all at once, and hangs at a million
+
 log = logging.getLogger("psp_rt")
 
 
@@ -208,6 +210,8 @@ class Translator:
         """Return a style that fits this model, its seeds mapped."""
         if style is None:
             return None
+        if not isinstance(style, StyleMix):
+            raise InputError(f"style is {style!r:.60}; expected a StyleMix, such as StyleMix.random([1, 2])")
         style.weights(self.manifest.num_styles)  # layers beyond the model are refused before any work
         rows = (self.manifest.num_styles, self.manifest.style_dim)
         return style.with_references(style.references(*rows, lambda seeds: self._map_seeds(backend, seeds)))
@@ -242,7 +246,9 @@ class Translator:
 def _check_settings(color: str, threads: int | None, max_batch: int) -> None:
     if color not in COLORS:
         raise InputError(f"color is {color!r}; expected 'bgr' (OpenCV) or 'rgb'")
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise InputError(f"threads is {threads!r}; expected 1 or more, or None for one on each physical core")
+    if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS):
+        raise InputError(
+            f"threads is {threads!r}; expected 1 to {MOST_THREADS}, or None for one on each physical core"
+        )
     if not isinstance(max_batch, int) or max_batch < 1:
         raise InputError(f"max_batch is {max_batch!r}; expected 1 or more")

@@ -232,7 +232,8 @@ def test_one_channel_may_have_an_axis_or_not(ids):
     ("dtype", "hint"),
     [
         ("float32", r"\(image \* 255\)\.round\(\)\.astype\(np\.uint8\)"),
-        ("int64", r"image\.astype\(np\.uint8\)"),
+        ("int64", r"image\.astype\(np\.uint8\)$"),
+        ("uint16", r"image\.astype\(np\.uint8\), or \(image >> 8\)\.astype\(np\.uint8\) if it lies in 0-65535"),
     ],
 )
 def test_another_dtype_is_refused_with_the_conversion_to_type(dtype, hint):

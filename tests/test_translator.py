@@ -416,7 +416,8 @@ def test_a_failing_graph_is_a_backend_error(translator, picture, monkeypatch):
     ("settings", "reason"),
     [
         ({"color": "hsv"}, r"color is 'hsv'; expected 'bgr' \(OpenCV\) or 'rgb'"),
-        ({"threads": 0}, "threads is 0; expected 1 or more"),
+        ({"threads": 0}, "threads is 0; expected 1 to 1024, or None"),
+        ({"threads": 10**6}, "threads is 1000000; expected 1 to 1024"),
         ({"max_batch": 0}, "max_batch is 0; expected 1 or more"),
     ],
 )
@@ -438,3 +439,9 @@ def test_an_engine_may_be_given_as_text(engine_paths):
     with Translator(str(engine_paths["rgb"]), device="cpu") as translator:
         assert translator.sample(1).shape == (L, D)
     assert isinstance(engine_paths["rgb"], Path)
+
+
+@pytest.mark.parametrize("style", ["8-18", 3])
+def test_a_style_of_another_type_is_a_message(translator, style):
+    with pytest.raises(InputError, match=rf"style is {style!r}; expected a StyleMix, such as"):
+        translator.run(np.zeros((8, 8, 3), np.uint8), style=style)
