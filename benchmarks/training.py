@@ -6,7 +6,7 @@
 
 Files and weights are drawn, so nothing needs to be there. The loops take turns in one process. The
 identity loss uses a MobileFaceNet; a real file of another network can be named with --identity. An
-interrupt (Ctrl-C) keeps what was measured. No figure of a GPU has been measured yet.
+interrupt (Ctrl-C) keeps the tasks that were done. No figure of a GPU has been measured yet.
 """
 
 import argparse
