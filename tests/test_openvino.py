@@ -11,8 +11,10 @@ from onnx import TensorProto, helper
 
 from export.parity import psnr_db
 from psp_rt import EngineFile, FormatError, Translator
+from psp_rt.backends import openvino as openvino_backend
+from psp_rt.backends.openvino_layout import read_channels_last
 from psp_rt.onnx_inputs import WeightsAsInputs
-from psp_rt.openvino_library import probe_openvino
+from psp_rt.openvino_library import load_openvino, openvino_core, probe_openvino
 from tests import tiny_engine
 
 pytest.importorskip("openvino")
@@ -120,3 +122,53 @@ def test_bf16_stays_close_to_fp32():
         found, expected = np.asarray(close.run(drawing)), np.asarray(exact.run(drawing))
         assert (found != expected).any()  # or it was not BF16 at all
         assert psnr_db(found, expected) >= 40
+
+
+# The layout of the colour layers.
+
+
+def product_model(result_shape: list[int], *, flat: int = 6, transpose: bool = False):
+    """Return a model like a colour layer: weights [1, 3, 4] times a map [1, 4, 2, 3], and its weights."""
+    openvino = load_openvino()
+    ops = openvino.opset13
+    weights = np.random.default_rng(0).normal(size=(1, 4, 3) if transpose else (1, 3, 4)).astype(np.float32)
+    given = ops.parameter([1, 4, 2, 3], np.float32, name="map")
+    seen = ops.reshape(given, np.array([1, 4, flat], np.int64), False)
+    product = ops.matmul(ops.constant(weights), seen, transpose, False)
+    return openvino.Model([ops.reshape(product, np.array(result_shape, np.int64), False)], [given])
+
+
+def run(model, given):
+    return openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(given)[0]
+
+
+def test_a_colour_layer_reads_its_map_channels_last_and_gives_the_same():
+    model, given = product_model([1, 3, 2, 3]), np.random.default_rng(1).normal(size=(1, 4, 2, 3))
+    expected = run(product_model([1, 3, 2, 3]), given.astype(np.float32))
+    assert read_channels_last(model) == 1
+    np.testing.assert_allclose(run(model, given.astype(np.float32)), expected, rtol=1e-6)
+    assert "Transpose" in [node.get_type_name() for node in model.get_ordered_ops()]
+    assert read_channels_last(model) == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "transpose"),
+    [([1, 3, 3, 2], False), ([1, 18], False), ([3, 1, 2, 3], False), ([1, 3, 2, 3], True)],
+    ids=["another form", "a row", "another batch", "turned weights"],
+)
+def test_what_is_no_colour_layer_stays_as_it_is(shape, transpose):
+    model = product_model(shape, transpose=transpose)
+    before = [node.get_friendly_name() for node in model.get_ordered_ops()]
+    assert read_channels_last(model) == 0
+    assert [node.get_friendly_name() for node in model.get_ordered_ops()] == before
+
+
+def test_every_colour_layer_of_the_demonstration_is_rewritten_and_its_pictures_stay(monkeypatch, picture):
+    found = []
+    monkeypatch.setattr(openvino_backend, "read_channels_last", lambda m: found.append(read_channels_last(m)))
+    with Translator(DEMONSTRATION, device="cpu", backend="openvino") as translator:
+        rewritten = translator.run(picture)
+    assert sum(found) == 5  # at 4, 8, 16, 32 and 64 pixels
+    monkeypatch.setattr(openvino_backend, "read_channels_last", lambda model: 0)
+    with Translator(DEMONSTRATION, device="cpu", backend="openvino") as translator:
+        assert np.abs(translator.run(picture).astype(int) - rewritten).max() <= 1

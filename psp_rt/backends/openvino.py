@@ -29,6 +29,7 @@ from ..manifest import Manifest
 from ..onnx_inputs import Weight, WeightsAsInputs
 from ..openvino_library import load_openvino, openvino_core
 from ..style import Codes
+from .openvino_layout import read_channels_last
 from .ports import GRAPHS, FoundPort, Port, check_ports, graph_ports
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # to OpenVINO's names
@@ -151,6 +152,7 @@ def _compiled(engine: EngineFile, name: str, settings: dict[str, Any]) -> Any:
     try:
         model = _read(graph, memoryview(data))
         _fix_batch(graph.what, model, *graph_ports(engine.manifest, name))
+        read_channels_last(model)
         compiled = openvino_core().compile_model(model, "CPU", settings)
     except (FormatError, MemoryError):
         raise
