@@ -71,9 +71,11 @@ class PlanBuilder:
         self._cache = timing_cache
         self._times = "rtx" not in trt.__name__  # TensorRT for RTX times nothing while it builds
         self._logger = _logger(trt)
-        self._builder = trt.Builder(self._logger)
-        if self._builder is None or getattr(self._builder, "create_network", None) is None:
-            raise BackendError("TensorRT gives no builder; its reason is in the log above")
+        try:
+            self._builder = trt.Builder(self._logger)
+        except TypeError as error:  # pybind's word for a builder that TensorRT did not make
+            reasons = "; ".join(self._logger.errors) or str(error)
+            raise BackendError(f"TensorRT makes no builder here: {reasons}; see psp-rt doctor") from error
 
     @property
     def timing_cache(self) -> bytes:

@@ -79,6 +79,14 @@ def write_checkpoint(case: Case, path: Path) -> None:
     )
 
 
+def generator(size: int) -> Generator:
+    """Return the official generator of a size, with the weights that the vectors were computed with."""
+    network = Generator(GeneratorConfig(channels=official_channels(size)))
+    state = _draw("decoder.", network)
+    network.load_state_dict({name.removeprefix("decoder."): tensor for name, tensor in state.items()})
+    return network.eval().requires_grad_(False)
+
+
 def _draw(prefix: str, module: torch.nn.Module) -> dict[str, torch.Tensor]:
     kernel = torch.outer(torch.tensor([1.0, 3, 3, 1]), torch.tensor([1.0, 3, 3, 1])) / 16
     return {

@@ -206,6 +206,18 @@ def test_a_failed_build_leaves_the_engine_as_it_was(engine, gpu, tmp_path):
     assert left_behind(tmp_path) == []
 
 
+def test_a_driver_that_tensorrt_cannot_use_is_named(engine, trt):
+    def no_builder(logger):
+        logger.log(trt.ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("factory function returned nullptr")
+
+    trt.Builder = no_builder
+    with pytest.raises(
+        BackendError, match="makes no builder here: CUDA initialization failure with error: 35"
+    ):
+        build.build(request(engine))
+
+
 def test_a_full_disk_leaves_the_engine_as_it_was(engine, trt, tmp_path, monkeypatch):
     before = engine.read_bytes()
 

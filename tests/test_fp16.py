@@ -422,3 +422,23 @@ def test_the_official_models_survive_fp16(case, tmp_path):
     manifest = export_engine(checkpoints.load(tmp_path / "official.pt"), tmp_path / "a.engine", settings)
     assert manifest.parity["fp16_generator_psnr_db"] >= 40
     assert manifest.parity["fp16_end_to_end_psnr_db"] >= 40
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not conformance.FOLDER.is_dir(), reason="the conformance vectors are not beside the checkout"
+)
+def test_large_styles_and_weights_change_nothing_in_an_official_generator(tmp_path):
+    inputs = {
+        "codes": conformance.vectors(conformance.CASES[0])["codes"][:1],
+        "reference": np.zeros((1, 14, 512), np.float32),
+        "weights": np.zeros((1, 14), np.float32),
+    }
+    pictures = []
+    for change in (lambda network: network, enlarge):
+        network = change(conformance.generator(256))
+        exact, half, moved = emulate(GeneratorGraph(network), inputs, tmp_path)
+        assert moved == ()
+        pictures += [exact, half]
+    assert np.ptp(pictures[0]) > 60
+    assert min(parity.psnr_db(picture, pictures[0]) for picture in pictures[1:]) > 50

@@ -19,6 +19,7 @@ from psp_rt.plans import choose, read_plan, records
 from psp_rt.tensorrt_build import BuildOptions, PlanBuilder
 from tests import tiny_models
 from tests.tiny_models import GENERATOR, encoder_config
+from trainer.networks import EncoderConfig, GeneratorConfig, official_channels
 
 pytestmark = pytest.mark.rtx
 
@@ -135,3 +136,19 @@ def test_the_command_builds_for_gpus_that_are_not_here(tmp_path, trt):
         record = records(file)[target]
         here = replace(record.machine, gpu="NVIDIA GeForce RTX 5090", compute_capability="12.0")
         assert choose(file, here) == target
+
+
+@pytest.mark.slow
+def test_the_full_size_pair_parses_and_builds(tmp_path, trt):
+    """The official sizes, with drawn weights."""
+    sizes = GeneratorConfig(channels=official_channels(1024))
+    encoder = EncoderConfig(num_styles=sizes.num_styles)
+    tiny_models.write_official(tmp_path / "a.pt", encoder, sizes)
+    model = checkpoints.load(tmp_path / "a.pt")
+    (tmp_path / "a.pt").unlink()
+    export_engine(model, tmp_path / "a.engine", Settings(precision="fp16", storage="fp16", force=True))
+    builder = PlanBuilder(trt, BuildOptions(batches=(1, 1, 1), compute_capabilities=("8.9",)))
+    with EngineFile.open(tmp_path / "a.engine") as file:
+        for name in ("generator.fp16", "encoder.fp16"):
+            weights = len(file.view(f"{name.removesuffix('.fp16')}.weights"))
+            assert len(builder.build(builder.parse(file, name))) > weights // 2
