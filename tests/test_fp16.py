@@ -418,7 +418,7 @@ SMALL_CASES = [case for case in conformance.CASES if case.size <= 512]
 @pytest.mark.parametrize("case", SMALL_CASES, ids=lambda case: case.name)
 def test_the_official_models_survive_fp16(case, tmp_path):
     conformance.write_checkpoint(case, tmp_path / "official.pt")
-    settings = Settings(precision="fp16", storage="fp16")
+    settings = Settings(precision="fp16")
     manifest = export_engine(checkpoints.load(tmp_path / "official.pt"), tmp_path / "a.engine", settings)
     assert manifest.parity["fp16_generator_psnr_db"] >= 40
     assert manifest.parity["fp16_end_to_end_psnr_db"] >= 40
