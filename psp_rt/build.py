@@ -8,10 +8,7 @@ The building by TensorRT itself, and the comparison after it, have not run on a 
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +25,7 @@ from .manifest import Manifest
 from .plan_parity import compare
 from .plans import RECORD, Machine, PlanRecord
 from .tensorrt_build import BuildOptions, PlanBuilder, Progress, load_library
+from .tensorrt_library import this_machine
 
 OpenPlans = Callable[[dict[str, Path], Manifest], Backend]  # plans by graph -> what runs them
 
@@ -128,34 +126,6 @@ def graph_names(manifest: Manifest) -> dict[str, str]:
     end = ".fp16" if manifest.precision == "fp16" else ""
     names = {"mapping": "mapping", "generator": f"generator{end}"}
     return names if manifest.input is None else {"encoder": f"encoder{end}", **names}
-
-
-def this_machine(trt: Any, driver: Driver, compute_capabilities: tuple[str, ...] = ()) -> Machine:
-    """Return what plans built or run here depend on."""
-    library = "tensorrt_rtx" if "rtx" in trt.__name__ else "tensorrt"
-    elsewhere = bool(compute_capabilities)
-    return Machine(
-        system=f"{platform.system()} {platform.machine()}",
-        library=library,
-        version=trt.__version__,
-        gpu="" if elsewhere else driver.gpus[0],
-        compute_capability="+".join(compute_capabilities) if elsewhere else compute_capability(),
-        driver=driver.cuda_version,
-    )
-
-
-def compute_capability(index: int = 0) -> str:
-    """Return a GPU's compute capability, as "9.0"; the driver must have been probed."""
-    cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    device, parts = ctypes.c_int(0), []
-    status = cuda.cuDeviceGet(ctypes.byref(device), index)
-    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR, cuda.h
-        value = ctypes.c_int(0)
-        status = status or cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
-        parts.append(str(value.value))
-    if status:
-        raise DeviceError(f"the NVIDIA driver reports error {status} for GPU {index}; see nvidia-smi")
-    return ".".join(parts)
 
 
 def _check_gpu(driver: Driver, request: BuildRequest) -> None:

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import click
 
+from .backends import Backend, open_backend
+from .backends.tensorrt import TensorRtBackend
 from .build import BuildRequest, build
+from .choice import Machine, choose
+from .cuda import load_driver
+from .engine_file import EngineFile
+from .errors import PspError
 from .plans import PlanRecord
 from .tensorrt_build import BuildOptions, Progress
 
@@ -49,8 +55,8 @@ def build_command(
 ) -> None:
     """Add TensorRT plans for this machine's GPU to ENGINE.
 
-    Not yet run on a GPU, and no plan is run by this version of psp_rt yet: use --export-plan to hand
-    plans to other tools. Choose among several GPUs with CUDA_VISIBLE_DEVICES.
+    They are compared with the portable graphs before they are written. Not yet run on a GPU. Choose among
+    several GPUs with CUDA_VISIBLE_DEVICES.
     """
     if not min_batch <= opt_batch <= max_batch:
         raise click.UsageError(
@@ -79,13 +85,39 @@ def build_command(
 
 
 def build_and_tell(request: BuildRequest) -> PlanRecord:
-    """Build, and say each step and what was made."""
-    record = build(request, report=lambda step: click.echo(f"... {step}"), progress=_bar())
+    """Build, compare the plans with the portable graphs where both run here, and say what was made."""
+    problem = comparison_obstacle(request)
+    record = build(
+        request,
+        open_plans=None if problem else TensorRtBackend.open_files,
+        open_portable=None if problem else open_on_cpu,
+        report=lambda step: click.echo(f"... {step}"),
+        progress=_bar(),
+    )
     click.echo(f"plans for {record.machine}, batches {record.min_batch} to {record.max_batch}")
     click.echo(f"wrote {request.output or request.engine}: plans/{record.target}")
-    if not record.parity:
-        click.echo("the plans were not compared with the graphs: this version cannot run plans yet")
+    if problem:
+        click.echo(f"the plans were not compared with the graphs: {problem}")
+    for name, figure in record.parity.items():
+        click.echo(f"{name} {figure:.1f}, of the plans against the portable graphs")
     return record
+
+
+def comparison_obstacle(request: BuildRequest) -> str:
+    """Return why plans cannot be compared with the portable graphs here; empty if they can."""
+    if request.rtx:
+        return "psp_rt runs no plans of TensorRT for RTX"
+    try:
+        load_driver()
+        choose(Machine(), device="cpu")
+    except PspError as error:
+        return str(error)
+    return ""
+
+
+def open_on_cpu(engine: EngineFile) -> Backend:
+    """Open the portable graphs of an engine."""
+    return open_backend(engine, choose(Machine(), device="cpu"))
 
 
 def _bar() -> Progress | None:

@@ -1,7 +1,8 @@
 """Which device, which runtime and which precision a model gets, and why.
 
-``auto`` takes a GPU through ONNX Runtime, else OpenVINO on the CPU, else ONNX Runtime on the CPU.
-What is asked for by name is that or an error, never something else in silence.
+``auto`` takes a GPU through TensorRT where the engine holds a plan for it, else through ONNX Runtime, else
+OpenVINO on the CPU, else ONNX Runtime on the CPU. What is asked for by name is that or an error, never
+something else in silence.
 """
 
 from __future__ import annotations
@@ -12,15 +13,23 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from .device import CUDA_PROVIDER, INSTALL_CPU, INSTALL_CUDA, Driver, onnxruntime_providers, probe_driver
+from .engine_file import EngineFile
 from .errors import DeviceError
 from .openvino_library import OpenVinoState, probe_openvino
+from .plan_choice import find_plan
+from .tensorrt_library import TensorRtState, probe_tensorrt
 
-BACKENDS = ("auto", "onnxruntime", "openvino")
-PRECISIONS = ("fp32", "bf16")
+BACKENDS = ("auto", "onnxruntime", "openvino", "tensorrt")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+BACKENDS_OF = {"bf16": ("openvino",), "fp16": ("tensorrt",), "fp32": BACKENDS}
+CPU_SETTINGS, GPU_SETTINGS = ("openvino", "bf16"), ("tensorrt", "fp16")
 
 
 class Machine:
     """What there is to run on. Each fact is looked up when it is first needed: a look may be an import."""
+
+    def __init__(self) -> None:
+        self._tensorrt: dict[int, TensorRtState] = {}
 
     @cached_property
     def driver(self) -> Driver:
@@ -47,6 +56,12 @@ class Machine:
         """Whether OpenVINO was measured to be the faster one on such processors; else nobody has looked."""
         return self.processor in ("x86_64", "AMD64")
 
+    def tensorrt(self, index: int) -> TensorRtState:
+        """Return TensorRT on one of the GPUs, or what is wrong with it."""
+        if index not in self._tensorrt:
+            self._tensorrt[index] = probe_tensorrt(self.driver, index)
+        return self._tensorrt[index]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
@@ -54,61 +69,110 @@ class Choice:
 
     Args:
         device: "cpu" or "cuda:N".
-        backend: "onnxruntime" or "openvino".
-        precision: "fp32" or "bf16".
+        backend: "onnxruntime", "openvino" or "tensorrt".
+        precision: "fp32", "bf16" or "fp16".
+        reason: For people.
+        plan: The target of the plans to run; empty for the portable graphs.
     """
 
     device: str
     backend: str
     precision: str
     reason: str
+    plan: str = ""
 
 
 def choose(
-    machine: Machine, *, device: str = "auto", backend: str = "auto", precision: str = "fp32"
+    machine: Machine,
+    *,
+    device: str = "auto",
+    backend: str = "auto",
+    precision: str = "auto",
+    engine: EngineFile | None = None,
 ) -> Choice:
     """Return what to run on for what was asked.
 
+    Args:
+        engine: What shall run; without it no TensorRT plan is looked for.
+
     Raises:
         DeviceError: It cannot be had; the message says how to get it.
+        FormatError: The engine's record of a plan is damaged.
     """
     match = re.fullmatch(r"auto|cpu|cuda(?::(\d{1,3}))?", device) if isinstance(device, str) else None
     if match is None:
         raise DeviceError(f"device is {device!r}; expected 'auto', 'cpu', 'cuda' or 'cuda:N'")
     _check_names(backend, precision)
+    cpu_setting = _named(CPU_SETTINGS, backend, precision)
+    gpu_setting = _named(GPU_SETTINGS, backend, precision)
+    if device == "cpu" and gpu_setting:
+        raise DeviceError(f"device 'cpu' cannot be had with {gpu_setting}, which is for GPUs; leave one out")
     if device == "cpu":
         return _on_cpu(machine, backend, precision, ["asked for"])
-    if backend == "openvino" or precision == "bf16":
-        setting = f"backend={backend!r}" if backend == "openvino" else f"precision={precision!r}"
-        if device == "auto":
-            return _on_cpu(machine, backend, precision, [f"{setting} is for the CPU"])
+    if cpu_setting and device != "auto":
         raise DeviceError(
-            f"device {device!r} cannot be had with {setting}, which is for the CPU; leave one out"
+            f"device {device!r} cannot be had with {cpu_setting}, which is for the CPU; leave one out"
         )
-    index = int(match.group(1) or 0)
-    obstacle = _cuda_obstacle(index, machine)
-    if not obstacle:
-        reason = "asked for" if device != "auto" else machine.driver.gpus[index]
-        return Choice(device=f"cuda:{index}", backend="onnxruntime", precision="fp32", reason=reason)
-    if device != "auto":
-        raise DeviceError(f"device {device!r} cannot be had: {obstacle}; use device='cpu' to run without it")
-    return _on_cpu(machine, backend, precision, [obstacle])
+    if cpu_setting:
+        return _on_cpu(machine, backend, precision, [f"{cpu_setting} is for the CPU"])
+    why = "" if device == "auto" else "asked for"
+    found = _on_gpu(machine, int(match.group(1) or 0), backend, precision, engine, why)
+    if isinstance(found, Choice):
+        return found
+    if device != "auto" or gpu_setting:
+        asked = gpu_setting if device == "auto" else f"device {device!r}"
+        instead = "leave it out" if device == "auto" else "use device='cpu'"
+        raise DeviceError(f"{asked} cannot be had: {'; '.join(found)}; {instead} to run without it")
+    return _on_cpu(machine, backend, precision, found)
 
 
 def _check_names(backend: str, precision: str) -> None:
     if backend not in BACKENDS:
         raise DeviceError(f"backend is {backend!r}; expected one of {', '.join(map(repr, BACKENDS))}")
     if precision not in PRECISIONS:
-        raise DeviceError(f"precision is {precision!r}; expected 'fp32' or 'bf16'")
-    if precision == "bf16" and backend == "onnxruntime":
+        raise DeviceError(f"precision is {precision!r}; expected one of {', '.join(map(repr, PRECISIONS))}")
+    capable = BACKENDS_OF.get(precision, BACKENDS)
+    if backend != "auto" and backend not in capable:
         raise DeviceError(
-            "precision 'bf16' cannot be had from ONNX Runtime, which computes in fp32 here; "
-            "use backend='openvino' or precision='fp32'"
+            f"precision {precision!r} cannot be had from backend {backend!r}; "
+            f"use backend={capable[0]!r} or precision='auto'"
         )
 
 
+def _named(settings: tuple[str, str], backend: str, precision: str) -> str:
+    """Return the setting that only one kind of device has, as it was written; empty if there is none."""
+    if backend == settings[0]:
+        return f"backend={backend!r}"
+    return f"precision={precision!r}" if precision == settings[1] else ""
+
+
+def _on_gpu(
+    machine: Machine, index: int, backend: str, precision: str, engine: EngineFile | None, why: str
+) -> Choice | list[str]:
+    """Return what runs on a GPU, or the obstacles."""
+    obstacle = _gpu_obstacle(index, machine)
+    if obstacle:
+        return [obstacle]
+    device, why = f"cuda:{index}", why or machine.driver.gpus[index]
+    notes: list[str] = []
+    if backend != "onnxruntime":
+        plan = find_plan(engine, lambda: machine.tensorrt(index), precision)
+        if plan.target:
+            why = f"{why}; the engine's plan {plan.target}"
+            return Choice(
+                device=device, backend="tensorrt", precision=plan.precision, reason=why, plan=plan.target
+            )
+        if _named(GPU_SETTINGS, backend, precision):
+            return [plan.problem]
+        notes += [plan.problem] if plan.present else []
+    obstacle = _onnxruntime_obstacle(machine)
+    if obstacle:
+        return [*notes, obstacle]
+    return Choice(device=device, backend="onnxruntime", precision="fp32", reason="; ".join([why, *notes]))
+
+
 def _on_cpu(machine: Machine, backend: str, precision: str, reasons: list[str]) -> Choice:
-    if backend == "auto" and precision == "fp32":
+    if backend == "auto" and precision in ("auto", "fp32"):
         backend, why = _automatic(machine)
         reasons = [*reasons, why]
     elif backend == "onnxruntime":
@@ -116,6 +180,7 @@ def _on_cpu(machine: Machine, backend: str, precision: str, reasons: list[str]) 
     else:
         backend = "openvino"
         _check_openvino(machine, precision)
+    precision = "fp32" if precision == "auto" else precision
     return Choice(device="cpu", backend=backend, precision=precision, reason="; ".join(reasons))
 
 
@@ -146,11 +211,15 @@ def _check_openvino(machine: Machine, precision: str) -> None:
         )
 
 
-def _cuda_obstacle(index: int, machine: Machine) -> str:
+def _gpu_obstacle(index: int, machine: Machine) -> str:
     if machine.driver.problem:
         return machine.driver.problem
     if index >= len(machine.driver.gpus):
         return "there is only " + ", ".join(f"cuda:{index}" for index in range(len(machine.driver.gpus)))
+    return ""
+
+
+def _onnxruntime_obstacle(machine: Machine) -> str:
     if machine.providers is None:
         return f"ONNX Runtime, which runs models on the GPU, is not installed: {INSTALL_CUDA}"
     if CUDA_PROVIDER not in machine.providers:

@@ -22,6 +22,7 @@ from .errors import InputError, PspError
 from .images import load, over_white
 from .manifest import Manifest
 from .output_files import Job, plan, save
+from .plans import PlanRecord, records
 from .style import StyleMix, layer_rows
 from .translator import Translator
 
@@ -91,14 +92,14 @@ def main() -> None:
     type=click.Choice(BACKENDS),
     default="auto",
     show_default=True,
-    help="On the CPU; auto takes the faster one that is installed.",
+    help="auto takes the fastest one that can be used.",
 )
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
-    default="fp32",
+    default="auto",
     show_default=True,
-    help="bf16: a faster, close generator; needs OpenVINO and a processor with BF16.",
+    help="auto: fp32, or what a TensorRT plan has. bf16: faster, close; OpenVINO on some processors.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="On the CPU. Default: one for each core.")
 def run(
@@ -140,8 +141,8 @@ def run(
 def info(engine: Path, as_json: bool) -> None:
     """Say what ENGINE holds, without loading it."""
     with EngineFile.open(engine, needs_graphs=False) as file:
-        manifest = file.manifest
-    click.echo(manifest.to_json().rstrip() if as_json else "\n".join(_described(manifest)))
+        manifest, plans = file.manifest, records(file)
+    click.echo(manifest.to_json().rstrip() if as_json else "\n".join(_described(manifest, plans)))
 
 
 @main.command()
@@ -219,7 +220,7 @@ def _tell_written(targets: Sequence[Path]) -> None:
         click.echo(f"wrote {target}")
 
 
-def _described(manifest: Manifest) -> list[str]:
+def _described(manifest: Manifest, plans: dict[str, PlanRecord]) -> list[str]:
     """Return the manifest as lines to read."""
     spec, output = manifest.input, manifest.output
     takes = "no pictures (generator only)"
@@ -237,4 +238,8 @@ def _described(manifest: Manifest) -> list[str]:
     lines |= manifest.provenance
     lines |= {name: f"{value:g}" for name, value in manifest.parity.items()}
     lines |= {name: f"{member['size'] / 1e6:.2f} MB" for name, member in asdict(manifest)["members"].items()}
-    return [f"{name:24} {value}" for name, value in lines.items()]
+    found = [f"{name:24} {value}" for name, value in lines.items()]
+    for record in plans.values():
+        batches = f"batches {record.min_batch} to {record.max_batch}"
+        found.append(f"{'plan':24} {record.precision}, {batches}, for {record.machine}")
+    return found

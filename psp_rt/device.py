@@ -13,6 +13,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from .errors import DeviceError
+
 INSTALL_CPU = "pip install 'psp_rt[cpu]'"
 INSTALL_CUDA = "pip uninstall -y onnxruntime && pip install --force-reinstall 'psp_rt[cuda]'"
 CUDA_PROVIDER = "CUDAExecutionProvider"
@@ -53,6 +55,20 @@ def _gpu_name(cuda: ctypes.CDLL, index: int) -> str:
     if cuda.cuDeviceGet(ctypes.byref(handle), index) or cuda.cuDeviceGetName(name, len(name), handle):
         return "unknown GPU"
     return name.value.decode(errors="replace")
+
+
+def compute_capability(index: int = 0) -> str:
+    """Return a GPU's compute capability, as "9.0"; the driver must have been probed."""
+    cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    device, parts = ctypes.c_int(0), []
+    status = cuda.cuDeviceGet(ctypes.byref(device), index)
+    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR, cuda.h
+        value = ctypes.c_int(0)
+        status = status or cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+        parts.append(str(value.value))
+    if status:
+        raise DeviceError(f"the NVIDIA driver reports error {status} for GPU {index}; see nvidia-smi")
+    return ".".join(parts)
 
 
 def onnxruntime_providers() -> tuple[str, ...] | None:

@@ -10,12 +10,15 @@ from pathlib import Path
 
 from . import __version__
 from .choice import Machine, choose
+from .cuda import INSTALL_BINDINGS
 from .device import CUDA_PROVIDER, INSTALL_CUDA, default_threads
+from .engine_file import EngineFile
 from .errors import PspError
 from .openvino_library import INSTALL_OPENVINO, OpenVinoState
+from .plans import obstacle, records
 from .translator import Translator
 
-PACKAGES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt")
+PACKAGES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "cuda-bindings")
 
 
 def report(engine: Path | None) -> Iterator[str]:
@@ -35,6 +38,8 @@ def report(engine: Path | None) -> Iterator[str]:
     for fault in faults(machine, installed):
         yield _line("to mend", fault)
     if engine is not None:
+        for line in _plans(engine, machine):
+            yield _line("plan", line)
         yield _line("engine", _trial(engine))
 
 
@@ -60,6 +65,8 @@ def faults(machine: Machine, installed: dict[str, str]) -> list[str]:
         )
     elif machine.driver.gpus and CUDA_PROVIDER not in (machine.providers or ()):
         found.append(f"there is a GPU, but ONNX Runtime has no CUDA provider: {INSTALL_CUDA}")
+    if machine.driver.gpus and "tensorrt" in installed and "cuda-bindings" not in installed:
+        found.append(f"TensorRT runs plans only with cuda-bindings: {INSTALL_BINDINGS}")
     if machine.openvino.problem and machine.measured_openvino:
         found.append(f"{machine.openvino.problem}: models on the CPU would run faster")
     return found
@@ -77,6 +84,15 @@ def _automatic(machine: Machine) -> str:
     except PspError as error:
         return f"nothing: {error}"
     return f"{choice.device} with {choice.backend}, {choice.precision}: {choice.reason}"
+
+
+def _plans(engine: Path, machine: Machine) -> Iterator[str]:
+    """Say of each plan of an engine whether the first GPU can run it."""
+    with EngineFile.open(engine, needs_graphs=False) as file:
+        for target, record in records(file).items():
+            state = machine.tensorrt(0)
+            problem = state.problem if state.machine is None else obstacle(record, state.machine, file)
+            yield f"{target}: {problem or 'runs here'}"
 
 
 def _trial(engine: Path) -> str:

@@ -69,12 +69,12 @@ class EngineFile:
             identity = _identity(os.fstat(file.fileno()))
         try:
             engine = cls(path, data, identity)
-            if needs_graphs and engine.manifest.stripped:
-                raise FormatError("its portable graphs were taken out; use the engine that it was made from")
-            return engine
         except FormatError as error:
             data.close()
             raise FormatError(f"{path} is not a usable engine: {error}") from None
+        if needs_graphs:
+            engine.check_has_graphs()
+        return engine
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -99,6 +99,14 @@ class EngineFile:
         """Check the hash of every member."""
         for name in self._spans:
             self.span(name)
+
+    def check_has_graphs(self, why: str = "") -> None:
+        """Refuse a file whose portable graphs were taken out; ``why`` they are needed is for the message."""
+        if self.manifest.stripped:
+            raise FormatError(
+                f"{self.path} is not a usable engine: its portable graphs were taken out; use the engine "
+                "that it was made from" + (f" (no plan of it is run here: {why})" if why else "")
+            )
 
     def check_unchanged(self) -> None:
         """Refuse to go on if another file has taken this one's place since it was opened."""

@@ -70,7 +70,7 @@ class PlanBuilder:
         self._options = options
         self._cache = timing_cache
         self._times = "rtx" not in trt.__name__  # TensorRT for RTX times nothing while it builds
-        self._logger = _logger(trt)
+        self._logger = error_logger(trt)
         try:
             self._builder = trt.Builder(self._logger)
         except TypeError as error:  # pybind's word for a builder that TensorRT did not make
@@ -136,6 +136,8 @@ class PlanBuilder:
         if not strongly_typed(trt):
             config.set_flag(trt.BuilderFlag.FP16)
             config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+            # Without this, which is the default since 10, a plan has one execution context at a time.
+            config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
         if options.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
         if options.hardware_compatible:
@@ -199,7 +201,7 @@ def _set_compute_capabilities(trt: Any, config: Any, wanted: Sequence[str]) -> N
         config.set_compute_capability(getattr(known, name), index)
 
 
-def _logger(trt: Any) -> Any:
+def error_logger(trt: Any) -> Any:
     """Return a logger that keeps the errors, to be given as the reason of a failure."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]

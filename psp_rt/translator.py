@@ -50,7 +50,7 @@ class Translator:
         *,
         device: str = "auto",
         backend: str = "auto",
-        precision: str = "fp32",
+        precision: str = "auto",
         color: str = "bgr",
         threads: int | None = None,
         max_batch: int = 4,
@@ -60,9 +60,10 @@ class Translator:
         Args:
             path: The engine file.
             device: "auto" takes the best that there is; "cpu", "cuda" and "cuda:N" that one or an error.
-            backend: "auto" takes the faster one that there is; "onnxruntime" and "openvino" that one or
-                an error.
-            precision: "fp32" is what the file was checked for. "bf16" computes the generator in BF16, in
+            backend: "auto" takes the fastest one that there is; "tensorrt" (a plan that was built into the
+                file for this machine), "onnxruntime" and "openvino" that one or an error.
+            precision: "auto" is FP32, which the file was checked for, or what a TensorRT plan was built in.
+                "fp32" and "fp16" are that or an error. "bf16" computes the generator in BF16, in
                 less than half the time and within 40 dB; it needs OpenVINO and a processor with BF16.
             color: The channel order of NumPy arrays, in and out: "bgr", as OpenCV has it, or "rgb".
             threads: On the CPU; by default one for each physical core.
@@ -72,12 +73,15 @@ class Translator:
         Raises:
             FormatError: The file is not a usable engine.
             DeviceError: The device, backend or precision cannot be had.
+            BackendError: TensorRT refuses a plan, or the GPU has too little memory.
         """
         _check_settings(color, threads, max_batch)
         self._color, self._max_batch = color, max_batch
         self._turn = threading.Lock()
-        choice = choose(Machine(), device=device, backend=backend, precision=precision)
-        with EngineFile.open(path) as engine:
+        with EngineFile.open(path, needs_graphs=False) as engine:
+            choice = choose(Machine(), device=device, backend=backend, precision=precision, engine=engine)
+            if not choice.plan:
+                engine.check_has_graphs(choice.reason)
             self.manifest: Manifest = engine.manifest
             self._backend: Backend | None = open_backend(engine, choice, threads=threads)
         self.device: str = self._backend.device

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import weakref
 from types import SimpleNamespace
 from typing import Any
+
+from tests.fake_cuda import FakeCuda
+from tests.fake_tensorrt_runtime import Runtime
 
 
 class ILogger:
@@ -52,17 +56,28 @@ class FakeTensorRT:
     """What psp_rt uses of TensorRT; ``networks`` and ``configs`` hold what it was told."""
 
     ILogger, IProgressMonitor = ILogger, IProgressMonitor
-    DataType = SimpleNamespace(FLOAT="float", HALF="half")
+    DataType = SimpleNamespace(FLOAT="float", HALF="half", UINT8="uint8")
+    TensorIOMode = SimpleNamespace(INPUT="input", OUTPUT="output")
     LayerType = SimpleNamespace(CAST="cast", CONSTANT="constant")
     MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
     HardwareCompatibilityLevel = SimpleNamespace(AMPERE_PLUS="ampere+")
 
-    def __init__(self, version: str = "10.13.3.9", *, fails: str = "") -> None:
+    def __init__(self, version: str = "10.13.3.9", *, fails: str = "", cuda: FakeCuda | None = None) -> None:
         self.__name__, self.__version__, self._fails = "tensorrt", version, fails
         strong = {"STRONGLY_TYPED": 1} if not version.startswith("8.") else {}
         self.NetworkDefinitionCreationFlag = SimpleNamespace(EXPLICIT_BATCH=0, **strong)
         names = ("TF32", "VERSION_COMPATIBLE") + (() if strong else ("FP16", "OBEY_PRECISION_CONSTRAINTS"))
         self.BuilderFlag = SimpleNamespace(**{name: name for name in names})
+        self.strong = bool(strong)
+        if strong:
+            self.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user")
+        else:
+            self.PreviewFeature = SimpleNamespace(PROFILE_SHARING_0806="profile sharing")
+        self.cuda = cuda
+        self.alive: weakref.WeakSet[Any] = weakref.WeakSet()  # engines, contexts and runtimes
+        self.runtimes: list[Any] = []
+        self.computed: list[tuple[str, int]] = []  # networks, and their batches
+        self.refuses, self.faults, self.wrong_type, self.wrong_shape = "", False, "", ()
         self.networks: list[Network] = []
         self.configs: list[Any] = []
         self.parsed: list[tuple[bytes, str]] = []
@@ -98,6 +113,9 @@ class FakeTensorRT:
 
         return SimpleNamespace(parse=parse, num_errors=0)
 
+    def Runtime(self, logger: Any) -> Runtime | None:
+        return None if self.refuses == "runtime" else Runtime(self, logger)
+
     def _config(self) -> Config:
         self.configs.append(Config())
         return self.configs[-1]
@@ -122,6 +140,9 @@ class Config:
 
     def set_flag(self, flag: str) -> None:
         self.flags.add(flag)
+
+    def set_preview_feature(self, feature: str, enabled: bool) -> None:
+        self.flags |= {feature} if enabled else set()
 
     def clear_flag(self, flag: str) -> None:
         self.flags.discard(flag)

@@ -19,7 +19,7 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """Return "onnxruntime" or the like."""
+        """Return "onnxruntime", "openvino" or "tensorrt"."""
 
     @property
     def device(self) -> str:
@@ -27,7 +27,7 @@ class Backend(Protocol):
 
     @property
     def precision(self) -> str:
-        """Return what it computes in: "fp32" or "bf16"."""
+        """Return what it computes in: "fp32", "bf16" or "fp16"."""
 
     @property
     def description(self) -> str:
@@ -58,11 +58,16 @@ def open_backend(engine: EngineFile, choice: Choice, *, threads: int | None = No
     Raises:
         FormatError: A graph cannot be loaded, or its inputs or outputs are not the manifest's.
         DeviceError: The runtime does not give the device after all.
+        BackendError: TensorRT refuses a plan, or the GPU has too little memory.
     """
     if choice.backend == "openvino":
         from .openvino import OpenVinoBackend
 
         return OpenVinoBackend.open(engine, precision=choice.precision, threads=threads)
+    if choice.backend == "tensorrt":
+        from .tensorrt import TensorRtBackend
+
+        return TensorRtBackend.open(engine, device=choice.device, target=choice.plan)
     from .onnx_runtime import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend.open(engine, device=choice.device, threads=threads)

@@ -1,0 +1,188 @@
+"""The graphs as TensorRT plans, on an NVIDIA GPU.
+
+For each batch size a network is recorded once as a CUDA graph - copy in, run, copy out, between pinned
+buffers - and then replayed by one launch. The last few batch sizes of each network are kept. A batch above
+the plan's largest is split; one below its smallest is filled up with zeros, whose results are dropped.
+
+The activations, the bulk of the memory, lie in one block for each backend, since its graphs never run at
+the same time. The block is taken on opening, for the largest batch, so that too little memory shows then
+and not in the middle of work. Clones have blocks of their own and share the weights.
+
+Encoder, mapping and generator are graphs of their own: the `Backend` protocol hands codes over on the host.
+
+It has not run on a GPU yet: the tests drive it with stand-ins for cuda-bindings and TensorRT.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..cuda import OutOfMemory, Resources
+from ..engine_file import EngineFile
+from ..errors import BackendError
+from ..images import Pixels
+from ..manifest import Manifest
+from ..plans import read_plan, records
+from ..style import Codes
+from ..tensorrt_build import load_library
+from .ports import GRAPHS
+from .tensorrt_graphs import GpuFailed, Lane, Recording
+from .tensorrt_plans import LoadedPlans, Network, ReadPlan
+
+BATCH_SIZES_KEPT = 4  # of each network
+Result = TypeVar("Result")
+
+
+class TensorRtBackend:
+    """Plans on one GPU; clones run the same ones beside this, with memory of their own."""
+
+    name = "tensorrt"
+
+    def __init__(self, plans: LoadedPlans, *, precision: str, description: str) -> None:
+        """Take over one use of the plans, and the memory for running them."""
+        self.precision, self.description, self.device = precision, description, plans.device.name
+        self._plans = plans
+        self._recordings: dict[str, OrderedDict[int, Recording]] = {name: OrderedDict() for name in GRAPHS}
+        self._closed, self._broken = True, ""
+        with ExitStack() as undo:
+            undo.callback(plans.release)
+            with plans.device.current(), Resources(plans.device) as made:
+                self._lane = Lane(plans, made)
+            undo.pop_all()
+        self._closed = False
+
+    @classmethod
+    def open(cls, engine: EngineFile, *, device: str, target: str) -> TensorRtBackend:
+        """Load the plans of a target that :func:`psp_rt.plans.choose` found fit.
+
+        Args:
+            engine: What holds them.
+            device: "cuda:N".
+            target: Which plans.
+
+        Raises:
+            BackendError: TensorRT refuses a plan, or there is too little memory.
+            DeviceError: The GPU cannot be used.
+            FormatError: A plan is damaged, or its inputs or outputs are not the manifest's.
+        """
+        record, trt = records(engine)[target], load_library(rtx=False)
+        names = ["mapping", "generator"] + ["encoder"] * (engine.manifest.input is not None)
+        read: dict[str, ReadPlan] = {name: partial(read_plan, engine, target, name) for name in names}
+        plans = LoadedPlans.load(
+            trt, int(device.partition(":")[2]), engine.manifest, read, compatible=record.version_compatible
+        )
+        description = f"TensorRT {trt.__version__}, {record.precision}"
+        return cls(plans, precision=record.precision, description=description)
+
+    @classmethod
+    def open_files(cls, files: dict[str, Path], manifest: Manifest) -> TensorRtBackend:
+        """Load plans that were just built on the first GPU, by the graph's name; errors as for `open`."""
+        trt = load_library(rtx=False)
+        read: dict[str, ReadPlan] = {name: path.read_bytes for name, path in files.items()}
+        plans = LoadedPlans.load(trt, 0, manifest, read, compatible=True)
+        description = f"TensorRT {trt.__version__}, {manifest.precision}"
+        return cls(plans, precision=manifest.precision, description=description)
+
+    def encode(self, images: Pixels) -> Codes:
+        """Return codes [N, L, D]."""
+        codes: Codes = self._run("encoder", {"image": images})
+        return codes
+
+    def map(self, z: Codes) -> Codes:
+        """Return styles w [N, D]."""
+        styles: Codes = self._run("mapping", {"z": z})
+        return styles
+
+    def generate(self, codes: Codes, reference: Codes, weights: Codes) -> Pixels:
+        """Return RGB [N, height, width, 3]."""
+        feeds = {"codes": codes, "reference": reference, "weights": weights}
+        pictures: Pixels = self._run("generator", feeds)
+        return pictures
+
+    def clone(self) -> TensorRtBackend:
+        """Return a backend on the same weights, with a stream, graphs and activations of its own."""
+        self._check_usable()
+        return TensorRtBackend(self._plans.share(), precision=self.precision, description=self.description)
+
+    def close(self) -> None:
+        """Let go of everything that no clone uses. Closing twice is allowed."""
+        if self._closed:
+            return
+        self._closed = True
+        # Where the GPU has failed, so will the releases; its first error has been told already.
+        with suppress(BackendError) if self._broken else nullcontext(), ExitStack() as closing:
+            closing.callback(self._plans.release)
+            with self._plans.device.current(), ExitStack() as releases:
+                releases.callback(self._lane.made.close)
+                for kept in self._recordings.values():
+                    for recording in kept.values():
+                        releases.callback(recording.close)
+                    kept.clear()
+
+    def __del__(self) -> None:
+        """Return the memory of a backend that was dropped without closing it."""
+        if not sys.is_finalizing():
+            with suppress(Exception):  # it may not have come into being
+                self.close()
+
+    def _run(self, name: str, feeds: dict[str, Any]) -> Any:
+        """Run a network on a batch, in parts that its plan takes; the result is the caller's."""
+        self._check_usable()
+        network = self._plans.networks[name]
+        count = len(next(iter(feeds.values())))
+        results = np.empty((count, *network.output.shape), network.output.dtype)
+        with self._plans.device.current():
+            for at in range(0, count, network.max_batch):
+                rows = slice(at, min(at + network.max_batch, count))
+                recording = self._recording(network, max(rows.stop - at, network.min_batch))
+                part = {key: values[rows] for key, values in feeds.items()}
+                results[rows] = self._guarded(partial(recording.run, part))
+        return results
+
+    def _recording(self, network: Network, size: int) -> Recording:
+        """Return the recording of a batch size; the ones unused for longest make room for it."""
+        kept = self._recordings[network.name]
+        if size in kept:
+            kept.move_to_end(size)
+            return kept[size]
+        while len(kept) >= BATCH_SIZES_KEPT:
+            kept.popitem(last=False)[1].close()
+        make = partial(Recording, self._lane, network, size)
+        try:
+            kept[size] = self._guarded(make)
+        except OutOfMemory:
+            if self._broken or not any(self._recordings.values()):
+                raise
+            self._forget_recordings()
+            kept[size] = self._guarded(make)
+        return kept[size]
+
+    def _forget_recordings(self) -> None:
+        for kept in self._recordings.values():
+            while kept:
+                kept.popitem(last=False)[1].close()
+
+    def _guarded(self, work: Callable[[], Result]) -> Result:
+        """Do work that waits for the GPU; where the GPU itself fails, nothing after it can be trusted."""
+        try:
+            return work()
+        except GpuFailed as failure:
+            self._broken = str(failure.error)
+            raise failure.error from failure
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise BackendError("this TensorRT backend is closed; open the engine again")
+        if self._broken:
+            raise BackendError(
+                f"the GPU failed before ({self._broken}), and results after that cannot be trusted; "
+                "close this translator and open the engine again, in a new process if it fails once more"
+            )
