@@ -100,7 +100,9 @@ def main() -> None:
     show_default=True,
     help="bf16: a faster, close generator; needs OpenVINO and a processor with BF16.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="On the CPU. Default: one for each core.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="On the CPU. Default: one for each physical core."
+)
 def run(
     *,
     engine: Path,
@@ -122,6 +124,7 @@ def run(
     with Translator(
         engine, device=device, backend=backend, precision=precision, threads=threads
     ) as translator:
+        click.echo(f"{engine} runs on {translator.runs_on}", err=True)
         if translator.manifest.input is None:
             raise InputError(f"{engine} has no encoder, so it takes no pictures; see psp-rt info {engine}")
         style = _style(translator, style_from, seeds, layers or "8-", 1.0 if alpha is None else alpha)
