@@ -156,9 +156,7 @@ def test_options_that_mean_nothing_are_refused(engine, folder, tmp_path, options
 def test_several_pictures_never_go_into_a_folder_named_like_a_picture(engine, folder, tmp_path):
     done = psp_rt("run", engine, folder / "a.png", folder / "c.jpg", "--output", tmp_path / "x.png")
     assert done.exit_code == 1
-    assert (
-        "x.png names one file, but there is more than one picture; give a folder, such as" in done.stderr
-    )
+    assert "x.png names one file, but there is more than one picture; give a folder, such as" in done.stderr
     assert not (tmp_path / "x.png").exists()
 
 
