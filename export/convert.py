@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from export import checkpoints
+from psp_rt.engine_writer import check_apart, check_writable
 from psp_rt.errors import PspError
 from trainer import checkpoint
 
@@ -38,6 +39,8 @@ def main(source: Path, output: Path) -> None:
 
 def convert(source: Path, output: Path) -> dict[str, int]:
     """Write the generator of one file into another; return its sizes."""
+    check_apart(output, source)
+    check_writable(output)
     model = checkpoints.load(source)
     average = model.latent_avg
     if average is None:

@@ -1,7 +1,18 @@
 """psp_rt: run pixel2style2pixel models from one engine file.
 
-import psp_rt
-face = psp_rt.Translator("sketch.engine").run(img)
+    import psp_rt
+    face = psp_rt.Translator("sketch.engine").run("drawing.png")
+
+Where to look:
+
+    translator, style, streaming            what a program calls
+    picture_forms, images                   pictures in, pictures out
+    manifest, engine_file, engine_writer,   the file, and how it is checked
+    zip_layout, onnx_weights, onnx_inputs
+    choice, device, openvino_library        what there is to run on, and what `auto` takes
+    backends/                               the runtimes, behind one protocol
+    plans, build, tensorrt_build, ...       TensorRT plans inside the file
+    cli, doctor, output_files               the command
 """
 
 from .engine_file import EngineFile

@@ -101,7 +101,9 @@ def main() -> None:
     show_default=True,
     help="auto: fp32, or what a TensorRT plan has. bf16: faster, close; OpenVINO on some processors.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="On the CPU. Default: one for each core.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="On the CPU. Default: one for each physical core."
+)
 def run(
     *,
     engine: Path,
@@ -123,6 +125,7 @@ def run(
     with Translator(
         engine, device=device, backend=backend, precision=precision, threads=threads
     ) as translator:
+        click.echo(f"{engine} runs on {translator.runs_on}", err=True)
         if translator.manifest.input is None:
             raise InputError(f"{engine} has no encoder, so it takes no pictures; see psp-rt info {engine}")
         style = _style(translator, style_from, seeds, layers or "8-", 1.0 if alpha is None else alpha)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .engine_file import MANIFEST, EngineFile
-from .errors import OutputError
+from .errors import FormatError, OutputError
 from .manifest import Manifest, Member
 
 ALIGNMENT = 64  # bytes
@@ -32,7 +32,8 @@ def write_engine(
     under a temporary name beside it, and an error leaves neither behind.
 
     Raises:
-        OutputError: The file cannot be written, for example because the disk is full.
+        OutputError: The file cannot be written, for example because the disk is full, or could not be
+            read again.
     """
     path = Path(path)
     with _beside(path) as temporary:
@@ -44,6 +45,7 @@ def write_engine(
                     _add(archive, name, content)
             file.flush()
             os.fsync(file.fileno())
+        _check_readable(temporary, path)
         os.replace(temporary, path)
     return manifest
 
@@ -75,6 +77,13 @@ def add_plans(
         return write_engine(output or path, manifest, members)
 
 
+def check_apart(output: str | os.PathLike[str], *sources: str | os.PathLike[str] | None) -> None:
+    """Refuse an output that is one of the files read for it."""
+    for source in sources:
+        if source is not None and os.path.realpath(source) == os.path.realpath(output):
+            raise OutputError(f"{output} is an input, and would be overwritten; choose another output")
+
+
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Refuse an output that cannot be written, before any work is done for it."""
     with _beside(Path(path)):
@@ -84,16 +93,26 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """Make an empty file beside ``path``, and remove it afterwards if it still has its own name."""
+    if not path.name or path.is_dir():
+        raise OutputError(f"{path} is a folder; give the name of a file")
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
-        if path.is_dir():
-            raise OutputError(f"{path} is a folder; give the name of a file")
         temporary.touch(exist_ok=False)
         yield temporary
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _check_readable(temporary: Path, path: Path) -> None:
+    """Refuse to put a file under its name that nobody could open, such as one with too many members."""
+    try:
+        with EngineFile.open(temporary, needs_graphs=False):
+            pass
+    except FormatError as error:
+        reason = str(error).replace(str(temporary), "what would be written")
+        raise OutputError(f"{path} is not written: {reason}") from error
 
 
 def _describe(content: Content) -> Member:

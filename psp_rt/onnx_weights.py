@@ -8,7 +8,8 @@ fields in question are rewritten in the protobuf message itself, without the onn
     ModelProto.graph (7) .initializer (5) .external_data (13) {key (1), value (2)}
 
 What an engine never needs is refused: local functions, subgraphs (loops that never end), sparse
-tensors, custom operators, external data anywhere but in a graph's initializers.
+tensors, custom operators, external data anywhere but in a graph's initializers, and what
+:mod:`psp_rt.onnx_rules` forbids.
 Field numbers: onnx.proto of ONNX 1.23; wire format: protobuf.dev/programming-guides/encoding.
 """
 
@@ -17,10 +18,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from .errors import FormatError
+from .onnx_rules import MAX_NODES, OPERATOR_SETS, fault_of_node
 from .zip_layout import Span
 
 MAX_GRAPH = 2**31 - 1  # bytes, protobuf's own limit
-MAX_FIELDS = 200_000  # a generator of 1024 pixels has 7,244; so many take half a second
+MAX_FIELDS = 100_000  # a generator of 1024 pixels has 7,244, which are read twice
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _DOMAINS = (b"", b"ai.onnx")
 
@@ -48,7 +50,9 @@ class WeightsPointer:
             raise self._refusal(f"has {len(model)} bytes; expected less than 2 GiB")
         refuse_training = self._refuse("holds training information")
         refuse_functions = self._refuse("holds local functions; export it with them inlined")
-        rewritten = self._message(model, {7: self._graph, 20: refuse_training, 25: refuse_functions})
+        rewritten = self._message(
+            model, {7: self._graph, 8: self._operator_set, 20: refuse_training, 25: refuse_functions}
+        )
         if self._graphs != 1:
             raise self._refusal(f"is no ONNX model: it has {self._graphs} graphs")
         return rewritten
@@ -56,7 +60,44 @@ class WeightsPointer:
     def _graph(self, graph: memoryview) -> bytes:
         self._graphs += 1
         refuse_sparse = self._refuse("holds sparse tensors")
-        return self._message(graph, {1: self._node, 5: self._initializer, 15: refuse_sparse})
+        rewritten = self._message(graph, {1: self._node, 5: self._initializer, 15: refuse_sparse})
+        self._check_nodes(graph)
+        return rewritten
+
+    def _operator_set(self, entry: memoryview) -> bytes:
+        for number, raw, payload in self._fields(entry):
+            version = self._varint(raw, 1)[0] if number == 2 and payload is None else OPERATOR_SETS[0]
+            if version not in OPERATOR_SETS:
+                raise self._refusal(
+                    f"is for operator set {version}; expected {OPERATOR_SETS[0]} to {OPERATOR_SETS[-1]}"
+                )
+        return bytes(entry)
+
+    def _check_nodes(self, graph: memoryview) -> None:
+        """Refuse operators that are not known, or have too few inputs, or inputs not made before."""
+        nodes, known = [], set()
+        for number, _, payload in self._fields(graph):
+            if payload is None:
+                continue
+            if number == 1:
+                nodes.append(payload)
+            elif number in (5, 11):  # the name of an initializer, and that of an input
+                known.update(self._texts(payload, 8 if number == 5 else 1)[:1])
+        if len(nodes) > MAX_NODES:
+            raise self._refusal(f"has {len(nodes)} nodes; expected at most {MAX_NODES}")
+        for node in nodes:
+            operator = "".join(self._texts(node, 4)[-1:])
+            fault = fault_of_node(operator, self._texts(node, 1), known)
+            if fault:
+                raise self._refusal(fault)
+            known.update(self._texts(node, 2))
+
+    def _texts(self, message: memoryview, field_number: int) -> list[str]:
+        return [
+            bytes(payload).decode("utf-8", "replace")
+            for number, _, payload in self._fields(message)
+            if number == field_number and payload is not None
+        ]
 
     def _node(self, node: memoryview) -> bytes:
         return self._message(node, {5: self._attribute, 7: self._domain})

@@ -37,6 +37,11 @@ def plan(inputs: Sequence[Path], output: str, seeds: Sequence[int]) -> list[Job]
     """
     sources = [source for given in inputs for source in _pictures(given)]
     as_folder = len(sources) > 1 or any(given.is_dir() for given in inputs) or _names_folder(output)
+    if as_folder and not _names_folder(output):
+        raise OutputError(
+            f"{output} names one file, but there is more than one picture; give a folder, such as "
+            f"{Path(output).stem}/"
+        )
     if not as_folder and Path(output).suffix.lower() not in SUFFIXES:
         raise OutputError(f"{output} has no picture format's ending; expected one of {', '.join(SUFFIXES)}")
     jobs = [_job(source, Path(output), as_folder, seeds) for source in sources]

@@ -3,7 +3,7 @@
     path, PIL image                     PIL image
     uint8 [H, W], [H, W, 1], [H, W, 3]  uint8 [H', W', 3]
     uint8 [N, H, W, 3], [N, H, W, 1]    uint8 [N, H', W', 3]
-    uint8 [N, H, W], one-channel models uint8 [N, H', W', 3]   (where W is neither 1 nor 3)
+    uint8 [N, H, W], one-channel models uint8 [N, H', W', 3]   (where W is neither 1 nor 3, nor N)
     list or tuple of single pictures    list, each result in the form of its picture
 
 With several styles for each picture (K of them), an array gains an axis [..., K, H', W', 3], and
@@ -87,6 +87,11 @@ def _items(images: Any, spec: InputSpec) -> tuple[str, list[Any]]:
     if isinstance(images, (str, os.PathLike, Image.Image)):
         return "one", [images]
     array = check_array(images)
+    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[-1] not in (1, 3, 4):
+        raise InputError(
+            f"{list(array.shape)} may be one picture with its channels first, or a batch of grey ones; pass "
+            "image.transpose(1, 2, 0) for the one, batch[..., None] for the other"
+        )
     if array.ndim == 4 or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4) and spec.kind != "rgb"):
         return "array", list(array)
     if array.ndim == 3 and array.shape[-1] not in (1, 3, 4):

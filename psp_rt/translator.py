@@ -62,9 +62,9 @@ class Translator:
             device: "auto" takes the best that there is; "cpu", "cuda" and "cuda:N" that one or an error.
             backend: "auto" takes the fastest one that there is; "tensorrt" (a plan that was built into the
                 file for this machine), "onnxruntime" and "openvino" that one or an error.
-            precision: "auto" is FP32, which the file was checked for, or what a TensorRT plan was built in.
-                "fp32" and "fp16" are that or an error. "bf16" computes the generator in BF16, in
-                less than half the time and within 40 dB; it needs OpenVINO and a processor with BF16.
+            precision: "auto" is FP32, which the file was checked for, or what a TensorRT plan was built in;
+                "fp32" and "fp16" are that or an error. "bf16" computes the generator in BF16, which is
+                faster and less exact; it needs OpenVINO and a processor with BF16.
             color: The channel order of NumPy arrays, in and out: "bgr", as OpenCV has it, or "rgb".
             threads: On the CPU; by default one for each physical core.
             max_batch: A larger batch goes through the graphs in parts of this size, which bounds the
@@ -87,13 +87,19 @@ class Translator:
         self.device: str = self._backend.device
         self.backend: str = self._backend.name
         self.precision: str = self._backend.precision
-        log.info("%s runs on %s (%s): %s", path, self.device, self._backend.description, choice.reason)
+        self.runs_on: str = f"{self.device}, {self._backend.description} ({choice.reason})"
+        log.info("%s runs on %s", path, self.runs_on)
+
+    def __repr__(self) -> str:
+        return f"<Translator of {self.manifest.task} on {self.runs_on}>"
 
     def run(self, images: Any, *, style: StyleMix | None = None, out: Pixels | None = None) -> Any:
         """Translate one picture or a batch.
 
         Args:
-            images: A path, a PIL image, uint8 [H, W, 3], [H, W] or [N, H, W, 3], or a list of such.
+            images: A path, a PIL image, uint8 [H, W, 3], [H, W] or [N, H, W, 3], or a list of such; all
+                forms are in :mod:`psp_rt.picture_forms`. A picture of another size or shape is resized
+                to the model's input; faces should be cut and aligned as in training.
             style: Mixes other styles in. With K references each picture gives K results; it is
                 encoded once, the seeds are mapped once, and all results are generated as one batch.
             out: An array for the results, where the input is an array.
@@ -129,7 +135,8 @@ class Translator:
             out: An array for the results.
 
         Returns:
-            uint8 [H, W, 3] or [N, H, W, 3]; with K styles [K, H, W, 3] or [N, K, H, W, 3].
+            uint8 [H, W, 3] or [N, H, W, 3]; with K styles [K, H, W, 3] or [N, K, H, W, 3]; in the channel
+            order that `color` says.
         """
         rows = (self.manifest.num_styles, self.manifest.style_dim)
         given = check_codes(codes, "the code")

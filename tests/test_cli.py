@@ -153,6 +153,18 @@ def test_options_that_mean_nothing_are_refused(engine, folder, tmp_path, options
     assert not (tmp_path / "f.png").exists()
 
 
+def test_several_pictures_never_go_into_a_folder_named_like_a_picture(engine, folder, tmp_path):
+    done = psp_rt("run", engine, folder / "a.png", folder / "c.jpg", "--output", tmp_path / "x.png")
+    assert done.exit_code == 1
+    assert "x.png names one file, but there is more than one picture; give a folder, such as" in done.stderr
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_run_says_on_stderr_what_it_runs_on(engine, folder, tmp_path):
+    done = psp_rt("run", engine, folder / "a.png", "-o", tmp_path / "x.png", "--device", "cpu")
+    assert done.stderr.startswith(f"{engine} runs on cpu, ")
+
+
 def test_an_input_is_never_overwritten(engine, folder):
     before = (folder / "a.png").read_bytes()
     for output in (folder / "a.png", folder, f"{folder}/../in/a.png"):

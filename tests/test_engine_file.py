@@ -20,7 +20,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from psp_rt import EngineFile, FormatError, Manifest, OutputError, PspError, Translator, write_engine
-from psp_rt.engine_writer import check_writable
+from psp_rt.engine_writer import add_plans, check_writable
 from tests import tiny_engine
 
 BACKENDS = [name for name in ("onnxruntime", "openvino") if importlib.util.find_spec(name)]
@@ -384,10 +384,44 @@ def test_a_hidden_tensor_that_reads_a_file_is_refused(tmp_path, files):
 
 
 def test_a_loop_is_refused_since_it_might_never_end(tmp_path, files):
-    model, _ = tiny_engine.encoder_graph("rgb")
     body = helper.make_graph([], "body", [], [])
-    model.graph.node.append(helper.make_node("Loop", ["", ""], ["x"], body=body))
-    assert "holds a subgraph" in refusal(with_encoder(tmp_path / "bad.engine", files, model))
+    for node, reason in (
+        (helper.make_node("Loop", ["", ""], ["x"], body=body), "holds a subgraph"),
+        (helper.make_node("Identity", ["image"], ["x"], body=body), "holds a subgraph"),
+    ):
+        model, _ = tiny_engine.encoder_graph("rgb")
+        model.graph.node.append(node)
+        assert reason in refusal(with_encoder(tmp_path / "bad.engine", files, model))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        ([("Conv", ["image"], "x")], "gives Conv 1 inputs; expected at least 2"),
+        ([("Add", ["", "image"], "x")], "gives Add 1 inputs; expected at least 2"),
+        ([("Max", [], "x")], "gives Max 0 inputs; expected at least 1"),
+        ([("Abs", ["y"], "x"), ("Abs", ["x"], "y")], "uses 'y' in Abs before it is made, or in a circle"),
+        (
+            [("Hardmax", ["image"], "x")],
+            "uses the operator 'Hardmax', which the models of this format do not",
+        ),
+        ([("Abs", ["image"], f"x{n}") for n in range(2001)], "nodes; expected at most 2000"),
+    ],
+    ids=["too few", "left out", "none", "circle", "unknown", "thousands"],
+)
+def test_a_graph_that_a_runtime_could_stumble_over_is_refused(tmp_path, files, nodes, reason):
+    """Each crashed or stopped OpenVINO."""
+    model, _ = tiny_engine.encoder_graph("rgb")
+    model.graph.node.extend(helper.make_node(kind, inputs, [made]) for kind, inputs, made in nodes)
+    assert reason in refusal(with_encoder(tmp_path / "bad.engine", files, model))
+
+
+@pytest.mark.parametrize("version", [0, 6, 1000, 10**6, 2**62])
+def test_an_operator_set_of_another_age_is_refused(tmp_path, files, version):
+    model, _ = tiny_engine.encoder_graph("rgb")
+    model.opset_import[0].version = version
+    reason = refusal(with_encoder(tmp_path / "bad.engine", files, model))
+    assert f"is for operator set {version}; expected 7 to 30" in reason
 
 
 def test_an_operator_of_another_library_is_refused(tmp_path, files):
@@ -406,7 +440,7 @@ def test_a_member_that_is_no_graph_is_refused(tmp_path, files, content):
 def test_a_graph_of_millions_of_fields_is_refused_in_time(tmp_path, files):
     path = tiny_engine.write_raw(tmp_path / "bad.engine", files | {"encoder.onnx": b"\x08\x08" * 1_000_000})
     start = time.process_time()  # our own time: others may be at work
-    assert "encoder.onnx has more than 200000 fields" in refusal(path)
+    assert "encoder.onnx has more than 100000 fields" in refusal(path)
     assert time.process_time() - start < 5
 
 
@@ -464,3 +498,22 @@ def test_a_full_disk_leaves_the_old_engine_and_no_half_file(engine, tmp_path):
     assert done.stdout == f"{engine} cannot be written: File too large\n"
     assert engine.read_bytes() == before
     assert list(tmp_path.iterdir()) == [engine]
+
+
+def test_a_file_that_nobody_could_open_never_takes_the_place_of_a_good_one(tmp_path, engine_paths):
+    path = tmp_path / "a.engine"
+    path.write_bytes(engine_paths["rgb"].read_bytes())
+    before = path.read_bytes()
+    many = {f"file{number}": b"" for number in range(300)}
+    with pytest.raises(OutputError, match=r"a\.engine is not written: what would be written .*at most 256"):
+        add_plans(path, "sm90", many)
+    with pytest.raises(OutputError, match=r"a\.engine is not written: "):
+        add_plans(path, "..", {"encoder.plan": b""})
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["a.engine"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_an_output_without_a_name_is_a_message(name):
+    with pytest.raises(OutputError, match="is a folder; give the name of a file"):
+        check_writable(name)

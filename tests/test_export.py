@@ -370,3 +370,15 @@ def test_a_missing_checkpoint_and_a_missing_folder_are_messages(official, comman
     failed = CliRunner().invoke(main, [str(official), "-o", str(tmp_path / "no" / "a.engine")])
     assert failed.exit_code == 1
     assert "cannot be written: No such file or directory" in failed.output
+
+
+@pytest.mark.parametrize("option", ["checkpoint", "--encoder", "--generator"])
+def test_an_export_never_replaces_what_it_reads(tmp_path, option):
+    for name in ("a.pt", "b.pt"):
+        (tmp_path / name).write_bytes(b"weights of months")
+    more = [] if option == "checkpoint" else [option, str(tmp_path / "b.pt")]
+    output = str(tmp_path / ("b.pt" if more else "a.pt"))
+    done = CliRunner().invoke(main, [str(tmp_path / "a.pt"), "--output", output, *more])
+    assert done.exit_code == 1
+    assert f"{output} is an input, and would be overwritten; choose another output" in done.output
+    assert Path(output).read_bytes() == b"weights of months"

@@ -233,11 +233,14 @@ def test_one_channel_may_have_an_axis_or_not(ids):
     [
         ("float32", r"\(image \* 255\)\.round\(\)\.astype\(np\.uint8\)"),
         ("int64", r"image\.astype\(np\.uint8\)$"),
-        ("uint16", r"image\.astype\(np\.uint8\), or \(image >> 8\)\.astype\(np\.uint8\) if it lies in 0-65535"),
+        (
+            "uint16",
+            r"astype\(np\.uint8\), or \(image >> 8\)\.astype\(np\.uint8\) if it lies in 0-65535",
+        ),
     ],
 )
 def test_another_dtype_is_refused_with_the_conversion_to_type(dtype, hint):
-    with pytest.raises(InputError, match=f"dtype {dtype}; expected uint8: convert it with {hint}"):
+    with pytest.raises(InputError, match=f"dtype {dtype}; expected uint8: convert it with .*{hint}"):
         to_input(np.zeros((4, 6, 3), dtype), RGB)
 
 

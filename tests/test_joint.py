@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from export import checkpoints
 from export.engine import export_engine
 from psp_rt import InputError, OutputError, PspError, Translator
-from trainer import checkpoint, data, mapping
+from trainer import checkpoint, data, mapping, tasks
 from trainer.__main__ import main
 from trainer.gan import losses as gan_losses
 from trainer.joint import command, step, training
@@ -245,7 +246,7 @@ def test_a_run_leaves_checkpoints_a_log_and_sheets_and_ends_when_it_is_done(tmp_
     assert [report["images_seen"] for report in reports] == [4, 8]
     assert {"l2", "lpips", "total", "sketch_held_out_l2", "inversion_held_out_lpips"} <= reports[0].keys()
     assert len((output / "log.jsonl").read_text().splitlines()) == 2
-    assert Image.open(output / "sheet-0.png").width > 64
+    assert Image.open(output / "sheet-4.png").width > 64
     assert Run.resume(CONFIG, output / "latest.pt").mapping_set  # else seeds would draw from nothing
     assert train(output) == []  # nothing left to do
     assert train(output, replace(CONFIG, images=12))[0]["images_seen"] == 12
@@ -292,7 +293,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, train, monkeypatch):
 
 def test_a_sheet_or_a_log_that_cannot_be_written_is_a_message(tmp_path, train):
     (tmp_path / "log.jsonl").mkdir()
-    with pytest.raises(OutputError, match=r"cannot write into .*Is a directory; the last checkpoint in it"):
+    with pytest.raises(OutputError, match=r"cannot write .*log\.jsonl.*Is a directory"):
         train(tmp_path)
     assert checkpoint.read(tmp_path / "latest.pt")["images_seen"] == 4
     (tmp_path / "file").write_text("")
@@ -320,6 +321,38 @@ def test_a_divergence_stops_with_a_message_and_keeps_the_last_good_state(tmp_pat
     monkeypatch.setattr(training, "REPORT_IMAGES", 1)
     with pytest.raises(PspError, match="no longer a number after 4 images; nothing was saved before"):
         train(tmp_path / "new")
+
+
+def test_a_stop_saves_and_says_how_to_resume(tmp_path, faces, lpips, monkeypatch):
+    monkeypatch.setattr(training, "CALIBRATION_BATCHES", 1)
+    before = signal.getsignal(signal.SIGTERM)
+    step_once = step.train_step
+
+    def stopped_meanwhile(run, *rest):
+        if run.images_seen == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return step_once(run, *rest)
+
+    monkeypatch.setattr(training, "train_step", stopped_meanwhile)
+    options = {"images": faces, "validation": faces, "output": tmp_path, "lpips": lpips}
+    config = replace(CONFIG, images=16)
+    with pytest.raises(PspError, match=r"stopped after 8 images; .*latest\.pt holds everything\. Run"):
+        list(training.train(config, **options))
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert checkpoint.read(tmp_path / "latest.pt")["images_seen"] == 8
+    assert [report["images_seen"] for report in training.train(config, **options)] == [16]
+
+
+def test_the_files_say_how_their_inputs_were_made(tmp_path):
+    config = replace(CONFIG, tasks=("sketch", "super-resolution"))
+    Run.start(config).save(tmp_path)
+    recipes = {
+        task: tasks.parse(checkpoint.load(tmp_path / f"{task}.pt").training["recipe"], name=task)
+        for task in config.tasks
+    }
+    assert [recipe.source for recipe in recipes.values()] == ["sketch", "low-resolution"]
+    assert recipes["super-resolution"].factors == (2, 4, 8)
+    assert recipes["sketch"].encoder_config(config.generator) == config.encoder("sketch")
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_a_translator_runs_a_fitting_plan_and_says_so(gpu, tmp_path, picture, ca
         variants = translator.run(picture, style=StyleMix.random([1, 2, 3], layers="2-"))
         assert variants.shape == (3, *expected.shape)
     assert caplog.messages[-1].endswith(
-        f"runs on cuda:0 (TensorRT 10.13.3.9, fp32): NVIDIA H200; the engine's plan {TARGET}"
+        f"runs on cuda:0, TensorRT 10.13.3.9, fp32 (NVIDIA H200; the engine's plan {TARGET})"
     )
     assert gpu.left() == []
 

@@ -445,3 +445,16 @@ def test_an_engine_may_be_given_as_text(engine_paths):
 def test_a_style_of_another_type_is_a_message(translator, style):
     with pytest.raises(InputError, match=rf"style is {style!r}; expected a StyleMix, such as"):
         translator.run(np.zeros((8, 8, 3), np.uint8), style=style)
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 64, 64)])
+def test_channels_first_is_refused_and_never_taken_for_a_batch(translator, shape):
+    with pytest.raises(InputError, match=r"channels first, or a batch of grey ones; pass image\.transpose"):
+        translator.run(np.zeros(shape, np.uint8))
+
+
+def test_a_translator_says_what_it_runs_on_and_why(engine_paths, backend):
+    with Translator(engine_paths["rgb"], device="cpu", backend=backend) as translator:
+        assert translator.runs_on.startswith("cpu, ")
+        assert "asked for" in translator.runs_on
+        assert translator.runs_on in repr(translator)

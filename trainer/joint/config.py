@@ -1,11 +1,14 @@
 """Everything that decides the outcome of joint training."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from psp_rt.errors import InputError
-from trainer.joint.pairs import TASKS
+from trainer import tasks
+from trainer.joint.pairs import FACTORS, TASKS
+from trainer.losses.criterion import LossWeights
 from trainer.networks import EncoderConfig, GeneratorConfig
 from trainer.networks.discriminator import DiscriminatorConfig
+from trainer.tasks import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,3 +101,24 @@ class JointConfig:
             depths=self.depths,
             head_width=self.head_width,
         )
+
+    def recipe(self, task: str) -> Recipe:
+        """Return what the run did for a task, as `python -m trainer evaluate` reads it."""
+        weights = LossWeights(l2=self.l2, lpips=self.lpips, identity=0, w_norm=0)
+        found = replace(
+            tasks.default(task),
+            losses=weights,
+            input_size=self.generator.size,
+            widths=self.widths,
+            depths=self.depths,
+            head_width=self.head_width,
+            noise="none",
+            start_from_average=False,
+            optimizer="adam",
+            learning_rate=self.learning_rate,
+            batch=self.batch,
+            precision="bf16",
+            images=self.images,
+            factors=FACTORS if task == "super-resolution" else (),
+        )
+        return tasks.with_sizes(found, self.generator)

@@ -115,7 +115,11 @@ class Run:
         checkpoints.write(folder / "latest.pt", state)
         for task in self.config.tasks:
             found = checkpoints.Checkpoint(
-                task=task, input_kind=TASKS[task], labels=None, model=self.average.translation(task)
+                task=task,
+                input_kind=TASKS[task],
+                labels=None,
+                model=self.average.translation(task),
+                training={"recipe": self.config.recipe(task).to_dict(), "files": {}},
             )
             checkpoints.save(folder / f"{task}.pt", found)
 

@@ -1,9 +1,6 @@
 """The loop of joint training: reports, checkpoints and sheets every few thousand photos."""
 
-import json
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +8,21 @@ import torch
 from torch import Tensor
 
 from psp_rt.errors import OutputError, PspError
-from trainer import sheet
 from trainer.average import calibrate
 from trainer.data import Batch
+from trainer.interruptions import Interrupted, interruptions
 from trainer.joint.config import JointConfig
 from trainer.joint.pairs import Pairs, as_picture, in_parts, load
 from trainer.joint.run import Model, Run
 from trainer.joint.step import train_step
 from trainer.losses.lpips import LpipsAlex, enlarge
 from trainer.mapping import check_depth, set_mapping
+from trainer.report import Means, Reporter, broken
 from trainer.team import Team
 
 REPORT_IMAGES = 10_000  # at least, between two reports
 CALIBRATION_BATCHES = 32  # of 64 photos
-SHEET_ROWS = 8
+SHEET_PHOTOS = 16
 ALONE = Team(device=torch.device("cpu"))
 
 
@@ -42,57 +40,78 @@ def train(
 
     With every report, the checkpoints and a picture sheet go into `output`. If the folder has a
     checkpoint already, the run goes on from it; else from `start_from`, where given.
+
+    Raises:
+        PspError: A number is no longer finite, or the run was stopped; `latest.pt` is a whole state.
     """
     check_depth(config.generator.mapping_layers)  # now, and not when the discriminator joins in
-    with _writing_into(output):
-        output.mkdir(parents=True, exist_ok=True)
-        size = config.generator.size
-        pairs = load(images, config.tasks, size=size, seed=config.seed, cache=output / "train-sketches.npz")
-        held_out = load(
-            validation,
-            config.tasks,
-            size=size,
-            seed=config.seed,
-            cache=output / "validation-sketches.npz",
-        )
+    pairs, held_out = load_all(config, images, validation, output)
     latest = output / "latest.pt"
-    run = (
-        Run.resume(config, latest, device=team.device)
-        if latest.exists()
-        else Run.start(config, device=team.device)
-    )
-    for path in start_from if not latest.exists() else ():
-        run.take_over(path)
+    run = open_run(config, latest, start_from, team)
     lpips.to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
 
-    reported, started, sums = run.images_seen, time.perf_counter(), dict[str, float]()
-    while run.images_seen < config.images:
-        if config.is_adversarial(run.images_seen) and not run.mapping_set:
-            fit_mapping(run, pairs)
-        run.model.train()
-        before = run.images_seen
-        losses = train_step(run, lpips, next_batches(run, pairs, team), team)
-        for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + value.item() * (run.images_seen - before)
-        if not np.isfinite(sums["total"]):
-            raise _diverged(run.images_seen, latest)
-        count = run.images_seen - reported
-        if not team.leads or (count < REPORT_IMAGES and run.images_seen < config.images):
-            continue
-        report = {name: value / count for name, value in sums.items()}
-        report |= look_back(run, pairs, held_out, lpips)
-        if not np.isfinite(list(report.values())).all():  # a last step can spoil what its loss does not show
-            raise _diverged(run.images_seen, latest)
-        report["images_per_second"] = count / (time.perf_counter() - started)
-        if run.images_seen >= config.images and not run.mapping_set:
-            fit_mapping(run, pairs)
-        run.save(output)
-        with _writing_into(output):
-            draw_sheet(run.average, held_out, output / f"sheet-{run.images_seen // 1000 * 1000}.png")
-            with (output / "log.jsonl").open("a") as log:
-                log.write(json.dumps(report) + "\n")
-        yield report
-        reported, started, sums = run.images_seen, time.perf_counter(), {}
+    reporter = Reporter(output, total=config.images, images_seen=run.images_seen) if team.leads else None
+    means, reported = Means(run.images_seen), run.images_seen
+    with interruptions() as asked:
+        while run.images_seen < config.images:
+            if config.is_adversarial(run.images_seen) and not run.mapping_set:
+                fit_mapping(run, pairs)
+            run.model.train()
+            losses = train_step(run, lpips, next_batches(run, pairs, team), team)
+            means.add(losses)
+            _check({"total": float(losses["total"])}, run, latest)
+            stops = team.any_asked(asked())
+            due = stops or run.images_seen - reported >= REPORT_IMAGES or run.images_seen >= config.images
+            if reporter:
+                reporter.progress(run.images_seen)
+            if reporter and due:
+                report = means.of(run.images_seen) | look_back(run, pairs, held_out, lpips)
+                _check(report, run, latest)  # a last step can spoil what its loss does not show
+                if run.images_seen >= config.images and not run.mapping_set:
+                    fit_mapping(run, pairs)
+                run.save(output)
+                reporter.report(report)
+                reporter.sheet(run.images_seen, sheet_columns(run.average, held_out))
+                yield report
+            if due:
+                means, reported = Means(run.images_seen), run.images_seen
+            if stops:
+                raise Interrupted(run.images_seen, latest)
+    if reporter:
+        reporter.close()
+
+
+def load_all(
+    config: JointConfig, images: Path, validation: Path, output: Path
+) -> tuple[dict[str, Pairs], dict[str, Pairs]]:
+    """Read the photos to learn from and those to measure on; sketches of both are kept in `output`."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        return tuple(  # type: ignore[return-value]
+            load(
+                folder,
+                config.tasks,
+                size=config.generator.size,
+                seed=config.seed,
+                cache=output / f"{name}-sketches.npz",
+            )
+            for folder, name in ((images, "train"), (validation, "validation"))
+        )
+    except OSError as error:
+        raise OutputError(
+            f"cannot write into {output}: {error.strerror or error}; the last checkpoint in it, if any, is "
+            "whole. Make room, then run the same command to resume"
+        ) from error
+
+
+def open_run(config: JointConfig, latest: Path, start_from: Sequence[Path], team: Team) -> Run:
+    """Go on with the run that is there, or start one."""
+    if latest.exists():
+        return Run.resume(config, latest, device=team.device)
+    run = Run.start(config, device=team.device)
+    for path in start_from:
+        run.take_over(path)
+    return run
 
 
 def next_batches(run: Run, pairs: dict[str, Pairs], team: Team) -> dict[str, Batch]:
@@ -100,7 +119,7 @@ def next_batches(run: Run, pairs: dict[str, Pairs], team: Team) -> dict[str, Bat
     length = run.config.batch
     first = run.images_seen + team.rank * length * len(run.config.tasks)
     return {
-        task: pairs[task].batch(first + number * length, length)
+        task: pairs[task].batch(first + number * length, length).to(run.device)
         for number, task in enumerate(run.config.tasks)
     }
 
@@ -150,34 +169,26 @@ def evaluate(model: Model, task: str, pairs: Pairs, lpips: LpipsAlex) -> dict[st
 
 
 @torch.no_grad()
-def draw_sheet(model: Model, held_out: dict[str, Pairs], path: Path) -> None:
-    """Write input and result of each task for some held-out photos, the photos, and random pictures."""
+def sheet_columns(model: Model, held_out: dict[str, Pairs]) -> list[Tensor]:
+    """Return input and result of each task for some held-out photos, the photos, and random pictures."""
     columns: list[Tensor] = []
     device = model.generator.input.input.device
     for task, pairs in held_out.items():
-        chosen = pairs.plain(np.linspace(0, len(pairs) - 1, 2 * SHEET_ROWS).astype(np.int64)).to(device)
+        chosen = pairs.plain(np.linspace(0, len(pairs) - 1, SHEET_PHOTOS).astype(np.int64)).to(device)
         columns += [as_picture(chosen.sources, task), model.translation(task)(chosen.sources, noise="none")]
     z = torch.randn(
         len(chosen.targets), model.generator.config.style_dim, generator=torch.Generator().manual_seed(0)
     )
     codes = model.generator.mapping(z.to(device))[:, None].expand(-1, model.generator.config.num_styles, -1)
-    sheet.write(path, [*columns, chosen.targets, model.generator(codes, noise="none")], rows=SHEET_ROWS)
+    return [*columns, chosen.targets, model.generator(codes, noise="none")]
 
 
-@contextmanager
-def _writing_into(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"cannot write into {folder}: {error.strerror or error}; the last checkpoint in it, if any, is "
-            "whole. Make room, then run the same command to resume"
-        ) from error
-
-
-def _diverged(images_seen: int, latest: Path) -> PspError:
+def _check(values: dict[str, float], run: Run, latest: Path) -> None:
+    name = broken(values)
+    if name is None:
+        return
     left = f"{latest} is the last good state" if latest.exists() else "nothing was saved before"
-    return PspError(
-        f"the loss is no longer a number after {images_seen} images; {left}. "
+    raise PspError(
+        f"{name} is no longer a number after {run.images_seen} images; {left}. "
         "Lower the learning rate of JointConfig and start again"
     )
