@@ -63,7 +63,8 @@ def mix(count):
 
 def test_every_graph_gives_what_its_arithmetic_says_in_every_version(every_version, tmp_path):
     backend = open_backend(tmp_path / "a.engine", every_version)
-    np.testing.assert_array_equal(backend.encode(images(2)), tiny_engine.encode(images(2)))
+    for count in (2, 3):  # two execution contexts of one engine
+        np.testing.assert_array_equal(backend.encode(images(count)), tiny_engine.encode(images(count)))
     z = np.ones((3, D), np.float32)
     np.testing.assert_array_equal(backend.map(z), tiny_engine.map_z(z))
     codes, reference, weights = mix(2)
@@ -157,6 +158,9 @@ def test_a_batch_below_the_plans_smallest_is_filled_up(gpu, tmp_path):
     for count in (1, 5):
         np.testing.assert_array_equal(backend.encode(images(count)), tiny_engine.encode(images(count)))
     assert {batch for _, batch in gpu.trt.computed} == {3, 4}
+    backend.encode(images(3))
+    backend.encode(images(1))
+    assert not backend._recordings["encoder"][3]._host["image"][1:].any()  # nothing of the call before
     backend.close()
 
 
