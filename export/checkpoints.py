@@ -219,4 +219,7 @@ def _all_rows(average: Tensor, config: GeneratorConfig) -> Tensor:
 
 
 def _provenance(name: str, path: Path | None) -> dict[str, str]:
-    return {name: path.name, f"{name}_sha256": files.sha256(path)} if path else {}
+    if path is None:
+        return {}
+    shown = "".join(letter if letter.isprintable() else "?" for letter in path.name)
+    return {name: shown, f"{name}_sha256": files.sha256(path)}

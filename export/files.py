@@ -41,9 +41,9 @@ def read(path: Path) -> Any:
     Raises:
         CheckpointError: No such file, another kind of file, a damaged one, or one that carries code.
     """
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; give the checkpoint file in it")
     try:
+        if path.is_dir():
+            raise CheckpointError(f"{path} is a folder; give the checkpoint file in it")
         with path.open("rb") as file:
             head = file.read(64)
     except OSError as error:

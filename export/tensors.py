@@ -20,6 +20,8 @@ def as_tensor(value: object, name: str) -> Tensor:
     tensor = torch.from_numpy(value) if is_numbers else value
     if not isinstance(tensor, Tensor) or tensor.is_complex() or tensor.layout is not torch.strided:
         raise CheckpointError(f"{name} is a {type(value).__name__}; expected a dense tensor of numbers")
+    if tensor.is_quantized or tensor.is_meta:
+        raise CheckpointError(f"{name} is a quantised tensor, or one without its numbers; save it as float32")
     return tensor.detach()
 
 

@@ -245,6 +245,9 @@ class _Fields:
         return {name: self.number(name) for name in self.names}
 
     def _wrong(self, name: str, value: object, expected: str) -> FormatError:
-        shown = json.dumps(value)
+        try:
+            shown = json.dumps(value)
+        except RecursionError:
+            shown = "nested too deep"
         shown = shown if len(shown) <= 60 else shown[:60] + "..."
         return FormatError(f"manifest.json: {self.where}{name} is {shown}; expected {expected}")

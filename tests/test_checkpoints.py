@@ -514,6 +514,26 @@ def test_a_missing_file_and_a_folder_are_said_to_be_so(tmp_path):
         checkpoints.load(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["meta", "quantised"])
+def test_a_tensor_without_plain_numbers_is_named(write, kind):
+    content = official(*networks())
+    name, tensor = next((name, value) for name, value in content["state_dict"].items() if value.ndim == 4)
+    odd = tensor.to("meta") if kind == "meta" else torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
+    content["state_dict"][name] = odd
+    with pytest.raises(CheckpointError, match="is a quantised tensor, or one without its numbers"):
+        checkpoints.load(write(content))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\nb.pt"])
+def test_odd_file_names_are_no_trouble(write, tmp_path, name):
+    if len(name) < 255:
+        write(official(*networks())).rename(tmp_path / name)
+        assert checkpoints.load(tmp_path / name).provenance["source"] == "a?b.pt"
+    else:
+        with pytest.raises(CheckpointError, match="cannot be opened: File name too long"):
+            checkpoints.load(tmp_path / name)
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_truncated_file_is_to_be_copied_again(write, zipped):
     path = write(official(*networks()), _use_new_zipfile_serialization=zipped)

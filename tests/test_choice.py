@@ -125,11 +125,11 @@ def test_it_says_in_one_line_what_it_runs_on_and_why(engine_paths, backend, run_
         assert (translator.device, translator.backend, translator.precision) == ("cpu", backend, "fp32")
     (line,) = caplog.messages
     if backend == "openvino":
-        assert "rgb.engine runs on cpu (OpenVINO 20" in line
-        assert line.endswith("fp32, 1 threads): no NVIDIA driver found; the faster runtime on x86-64")
+        assert "rgb.engine runs on cpu, OpenVINO 20" in line
+        assert line.endswith("fp32, 1 threads (no NVIDIA driver found; the faster runtime on x86-64)")
     else:
-        assert "rgb.engine runs on cpu (ONNX Runtime " in line
-        assert line.endswith(f"1 threads): no NVIDIA driver found; {NO_OPENVINO.problem}")
+        assert "rgb.engine runs on cpu, ONNX Runtime " in line
+        assert line.endswith(f"1 threads (no NVIDIA driver found; {NO_OPENVINO.problem})")
 
 
 def test_a_runtime_asked_for_by_name_is_that_one(engine_paths, backend):

@@ -100,8 +100,8 @@ def parse(content: Any, *, name: str) -> Checkpoint:
     """Build the checkpoint from a loaded file; `name` is for messages."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{name} is no checkpoint of this trainer: its format is not {FORMAT!r}")
-    if content.get("version") != VERSION:
-        raise InputError(f"{name} has version {content.get('version')!r}; this trainer reads {VERSION}")
+    if type(content.get("version")) is not int or content["version"] != VERSION:
+        raise InputError(f"{name} has version {content.get('version')!r:.40}; this trainer reads {VERSION}")
     try:
         encoder = Encoder.create(EncoderConfig(**_fields(content["encoder_config"])))
         generator = Generator(GeneratorConfig(**_fields(content["generator_config"])))

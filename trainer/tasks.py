@@ -31,6 +31,7 @@ TASKS = (
     "toonify",
 )
 FOLDER = Path(__file__).parent / "recipes"
+MOST_CHANNELS, MOST_PIXELS = 8192, 4096  # beyond any model; a slip of the hand would fill the memory
 Source = Literal["photo", "sketch", "low-resolution", "masked", "pairs"]
 T = TypeVar("T")
 
@@ -102,7 +103,29 @@ class Recipe:
         counts = ("batch", "parts", "images", "report_images", "loss_size", "head_width")
         for name in counts:
             yield getattr(self, name) < 1, f"{name} is {getattr(self, name)}, expected at least 1"
-        yield self.learning_rate <= 0, f"learning_rate is {self.learning_rate}, expected more than 0"
+        yield (
+            not 0 < self.learning_rate < float("inf"),
+            f"learning_rate is {self.learning_rate}, expected a finite number above 0",
+        )
+        yield (
+            not 0 <= self.halflife_images < float("inf"),
+            f"halflife_images is {self.halflife_images}, expected a finite number from 0 up",
+        )
+        yield not 0 <= self.seed < 2**63, f"seed is {self.seed}, expected 0 to 2^63 - 1"
+        for name in ("widths", "depths"):
+            sizes = getattr(self, name)
+            yield (
+                not all(1 <= size <= MOST_CHANNELS for size in sizes),
+                f"{name} are {list(sizes)}, expected numbers from 1 to {MOST_CHANNELS}",
+            )
+        yield (
+            self.head_width > MOST_CHANNELS,
+            f"head_width is {self.head_width}, expected {MOST_CHANNELS} or less",
+        )
+        yield (
+            self.input_size > MOST_PIXELS,
+            f"input_size is {self.input_size}, expected {MOST_PIXELS} or less",
+        )
         yield self.batch % self.parts != 0, f"batch {self.batch} is no multiple of parts {self.parts}"
         yield (
             self.input_size < 16 or self.input_size % 16 != 0,
