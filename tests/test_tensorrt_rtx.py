@@ -15,6 +15,7 @@ from export import checkpoints
 from export.engine import Settings, export_engine
 from psp_rt import BackendError, EngineFile
 from psp_rt.cli import main
+from psp_rt.onnx_rules import LEAST_INPUTS
 from psp_rt.plans import choose, read_plan, records
 from psp_rt.tensorrt_build import BuildOptions, PlanBuilder
 from tests import tiny_models
@@ -98,6 +99,7 @@ def test_a_graph_that_tensorrt_cannot_read_is_an_error_with_its_reason(tmp_path,
     with EngineFile.open(engine(tmp_path)) as file:
         graph = onnx.load_model_from_string(bytes(file.view("mapping.onnx")))
         graph.graph.node[0].op_type = "Det"
+        monkeypatch.setitem(LEAST_INPUTS, "Det", 1)  # else our own check is the first to refuse it
         view, data = file.view, graph.SerializeToString()
         monkeypatch.setattr(
             file, "view", lambda name: memoryview(data) if name == "mapping.onnx" else view(name)
