@@ -1,9 +1,7 @@
 """Turn a model into an engine file: its graphs, checked against PyTorch before anything is written."""
 
 import datetime
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,8 +15,8 @@ import psp_rt
 from export import half_precision, onnx_files, parity
 from export.checkpoints import Model
 from export.graphs import EncoderGraph, GeneratorGraph, MappingGraph
-from psp_rt import ImageSize, Manifest, OutputError
-from psp_rt.engine_writer import check_writable, write_engine
+from psp_rt import ImageSize, Manifest
+from psp_rt.engine_writer import check_writable, folder_beside, write_engine
 from trainer.networks import Noise
 
 Members = dict[str, Path]
@@ -92,7 +90,7 @@ def export_engine(
         exact, expected = expected, parity.expect(_rounded(*graphs), model)
         parts.figures["fp16_weights_psnr_db"] = parity.psnr_db(expected.pictures, exact.pictures)
 
-    with _folder_beside(output) as folder:
+    with folder_beside(output, otherwise="Nothing is left of it") as folder:
         parts.members |= _trace_all(graphs, model, folder, settings, report)
         report("comparing the engine with PyTorch")
         trial = folder / "trial.engine"
@@ -229,15 +227,3 @@ def _describe(model: Model, settings: Settings, parts: Parts) -> Manifest:
         parity=parts.figures,
         fp32_layers=parts.fp32_layers,
     )
-
-
-@contextmanager
-def _folder_beside(output: Path) -> Iterator[Path]:
-    """Make a folder for the parts on the disk where the engine will be: they may be gigabytes."""
-    try:
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as name:
-            yield Path(name)
-    except OSError as error:
-        raise OutputError(
-            f"{output} cannot be written: {error.strerror or error}. Nothing is left of it"
-        ) from error

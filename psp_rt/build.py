@@ -9,9 +9,7 @@ The building by TensorRT itself, and the comparison after it, have not run on a 
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from typing import Any
 from .backends import Backend
 from .device import Driver, probe_driver
 from .engine_file import EngineFile
-from .engine_writer import Content, add_plans, check_writable
+from .engine_writer import Content, add_plans, check_writable, folder_beside
 from .errors import DeviceError, OutputError
 from .manifest import Manifest
 from .plan_parity import compare
@@ -80,7 +78,10 @@ def build(
         raise OutputError("without its graphs the engine runs nowhere else; add --output OTHER.engine")
     check_writable(output)
     trt, machine = prepare(request)
-    with EngineFile.open(request.engine) as engine, _folder_beside(output) as folder:
+    with (
+        EngineFile.open(request.engine) as engine,
+        folder_beside(output, otherwise="It is as it was before") as folder,
+    ):
         plans = _build_all(trt, engine, request, folder, report, progress)
         parity: dict[str, float] = {}
         if open_plans is not None and open_portable is not None:
@@ -107,18 +108,6 @@ def prepare(request: BuildRequest) -> tuple[Any, Machine]:
     _check_gpu(driver, request)
     trt = load_library(rtx=request.rtx)
     return trt, this_machine(trt, driver, request.options.compute_capabilities)
-
-
-@contextmanager
-def _folder_beside(output: Path) -> Iterator[Path]:
-    """Make a folder for the plans on the disk where the engine is: they may be gigabytes."""
-    try:
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as name:
-            yield Path(name)
-    except OSError as error:
-        raise OutputError(
-            f"{output} cannot be written: {error.strerror or error}. It is as it was before"
-        ) from error
 
 
 def graph_names(manifest: Manifest) -> dict[str, str]:

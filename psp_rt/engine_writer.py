@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 import struct
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -88,6 +89,21 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     """Refuse an output that cannot be written, before any work is done for it."""
     with _beside(Path(path)):
         pass
+
+
+@contextmanager
+def folder_beside(output: Path, *, otherwise: str) -> Iterator[Path]:
+    """Make a folder for parts on the disk where ``output`` will be: they may be gigabytes.
+
+    Args:
+        output: The file that is made of the parts.
+        otherwise: What an error says of it when something cannot be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as name:
+            yield Path(name)
+    except OSError as error:
+        raise OutputError(f"{output} cannot be written: {error.strerror or error}. {otherwise}") from error
 
 
 @contextmanager

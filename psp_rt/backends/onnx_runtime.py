@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ..device import CUDA_PROVIDER, INSTALL_CUDA, default_threads
 from ..engine_file import EngineFile
 from ..errors import BackendError, DeviceError, FormatError
-from ..images import Pixels
 from ..manifest import Manifest
 from ..onnx_weights import WeightsPointer
-from ..style import Codes
+from .graph_calls import GraphCalls
 from .ports import GRAPHS, FoundPort, Port, check_ports, graph_ports
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 _TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(GraphCalls):
     """Sessions for the graphs of one engine; they may be run by several threads at once."""
 
     name = "onnxruntime"
@@ -61,22 +60,6 @@ class OnnxRuntimeBackend:
             _check_ports(f"{engine.path}: {name}.onnx", session, *graph_ports(engine.manifest, name))
         where = f"{threads or 'all'} threads" if device == "cpu" else device
         return cls(sessions, engine.manifest, device, f"ONNX Runtime {onnxruntime.__version__}, {where}")
-
-    def encode(self, images: Pixels) -> Codes:
-        """Return codes [N, L, D]."""
-        codes: Codes = self._run("encoder", {"image": images})
-        return codes
-
-    def map(self, z: Codes) -> Codes:
-        """Return styles w [N, D]."""
-        styles: Codes = self._run("mapping", {"z": z})
-        return styles
-
-    def generate(self, codes: Codes, reference: Codes, weights: Codes) -> Pixels:
-        """Return RGB [N, height, width, 3]."""
-        feeds = {"codes": codes, "reference": reference, "weights": weights}
-        pictures: Pixels = self._run("generator", feeds)
-        return pictures
 
     def clone(self) -> OnnxRuntimeBackend:
         """Return a backend on the same sessions."""

@@ -24,18 +24,17 @@ import numpy as np
 from ..device import default_threads
 from ..engine_file import EngineFile
 from ..errors import BackendError, FormatError
-from ..images import Pixels
 from ..manifest import Manifest
 from ..onnx_inputs import Weight, WeightsAsInputs
 from ..openvino_library import load_openvino, openvino_core
-from ..style import Codes
+from .graph_calls import GraphCalls
 from .openvino_layout import read_channels_last
 from .ports import GRAPHS, FoundPort, Port, check_ports, graph_ports
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # to OpenVINO's names
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(GraphCalls):
     """Compiled graphs of one engine; clones run the same ones through requests of their own."""
 
     name = "openvino"
@@ -68,22 +67,6 @@ class OpenVinoBackend:
         where = f"{'generator in ' * (precision != 'fp32')}{precision}, {threads or 'all'} threads"
         version = load_openvino().__version__.partition("-")[0]
         return cls(models, engine.manifest, precision=precision, description=f"OpenVINO {version}, {where}")
-
-    def encode(self, images: Pixels) -> Codes:
-        """Return codes [N, L, D]."""
-        codes: Codes = self._run("encoder", {"image": images})
-        return codes
-
-    def map(self, z: Codes) -> Codes:
-        """Return styles w [N, D]."""
-        styles: Codes = self._run("mapping", {"z": z})
-        return styles
-
-    def generate(self, codes: Codes, reference: Codes, weights: Codes) -> Pixels:
-        """Return RGB [N, height, width, 3]."""
-        feeds = {"codes": codes, "reference": reference, "weights": weights}
-        pictures: Pixels = self._run("generator", feeds)
-        return pictures
 
     def clone(self) -> OpenVinoBackend:
         """Return a backend on the same compiled graphs."""

@@ -28,11 +28,10 @@ import numpy as np
 from ..cuda import OutOfMemory, Resources
 from ..engine_file import EngineFile
 from ..errors import BackendError
-from ..images import Pixels
 from ..manifest import Manifest
 from ..plans import read_plan, records
-from ..style import Codes
 from ..tensorrt_build import load_library
+from .graph_calls import GraphCalls
 from .ports import GRAPHS
 from .tensorrt_graphs import GpuFailed, Lane, Recording
 from .tensorrt_plans import LoadedPlans, Network, ReadPlan
@@ -41,7 +40,7 @@ BATCH_SIZES_KEPT = 4  # of each network
 Result = TypeVar("Result")
 
 
-class TensorRtBackend:
+class TensorRtBackend(GraphCalls):
     """Plans on one GPU; clones run the same ones beside this, with memory of their own."""
 
     name = "tensorrt"
@@ -90,22 +89,6 @@ class TensorRtBackend:
         plans = LoadedPlans.load(trt, 0, manifest, read, compatible=True)
         description = f"TensorRT {trt.__version__}, {manifest.precision}"
         return cls(plans, precision=manifest.precision, description=description)
-
-    def encode(self, images: Pixels) -> Codes:
-        """Return codes [N, L, D]."""
-        codes: Codes = self._run("encoder", {"image": images})
-        return codes
-
-    def map(self, z: Codes) -> Codes:
-        """Return styles w [N, D]."""
-        styles: Codes = self._run("mapping", {"z": z})
-        return styles
-
-    def generate(self, codes: Codes, reference: Codes, weights: Codes) -> Pixels:
-        """Return RGB [N, height, width, 3]."""
-        feeds = {"codes": codes, "reference": reference, "weights": weights}
-        pictures: Pixels = self._run("generator", feeds)
-        return pictures
 
     def clone(self) -> TensorRtBackend:
         """Return a backend on the same weights, with a stream, graphs and activations of its own."""

@@ -1,0 +1,33 @@
+"""The calls of a backend, as runs of the three graphs by name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from ..images import Pixels
+from ..style import Codes
+
+
+class GraphCalls(ABC):
+    """What every backend does alike; how a graph runs is its own."""
+
+    def encode(self, images: Pixels) -> Codes:
+        """Return codes [N, L, D]."""
+        codes: Codes = self._run("encoder", {"image": images})
+        return codes
+
+    def map(self, z: Codes) -> Codes:
+        """Return styles w [N, D]."""
+        styles: Codes = self._run("mapping", {"z": z})
+        return styles
+
+    def generate(self, codes: Codes, reference: Codes, weights: Codes) -> Pixels:
+        """Return RGB [N, height, width, 3]."""
+        feeds = {"codes": codes, "reference": reference, "weights": weights}
+        pictures: Pixels = self._run("generator", feeds)
+        return pictures
+
+    @abstractmethod
+    def _run(self, name: str, feeds: dict[str, Any]) -> Any:
+        """Return the output of a graph, memory of the caller's own, for inputs by their names."""
