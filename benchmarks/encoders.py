@@ -156,20 +156,17 @@ def run(todo: Experiment, args: argparse.Namespace, arguments: Sequence[str]) ->
     """Train every encoder, then measure all of them."""
     results = args.json or todo.output / "comparison.json"
     check_outputs([args.json])
-    member = team.join(args.device)
-    try:
+    with team.joined(args.device) as member:
         for name, changes in todo.variants().items():
             if member.leads:
                 print(f"== {name}", flush=True)
             recipe = tasks.default("inversion", changes)
             run_training(recipe, todo.files, todo.output / name, member, compiled=False)
-    finally:
-        team.leave(member)
-    if member.leads:
-        found = compare(todo, member.device, arguments)
-        print(found.as_text())
-        write(results, json.dumps(found.as_json(), indent=1, allow_nan=False) + "\n")
-        write(results.with_suffix(".md"), found.as_markdown())
+        if member.leads:
+            found = compare(todo, member.device, arguments)
+            print(found.as_text())
+            write(results, json.dumps(found.as_json(), indent=1, allow_nan=False) + "\n")
+            write(results.with_suffix(".md"), found.as_markdown())
     return 0
 
 

@@ -21,6 +21,5 @@ def train(rank: int, port: int, settings: GanConfig, output: Path) -> None:
     """Train as `torchrun` would have it."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank)}
     torch.set_num_threads(1)
-    member = team.join("cpu")
-    list(loop.train(settings, twenty_photos(), team=member, output=output))
-    team.leave(member)
+    with team.joined("cpu") as member:
+        list(loop.train(settings, twenty_photos(), team=member, output=output))

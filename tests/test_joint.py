@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ from trainer.__main__ import main
 from trainer.gan import losses as gan_losses
 from trainer.joint import command, step, training
 from trainer.joint.config import JointConfig
-from trainer.joint.pairs import PhotoPairs
+from trainer.joint.pairs import TASKS, PhotoPairs
 from trainer.joint.run import Run
+from trainer.joint.training import Start
 from trainer.losses.lpips import LpipsAlex
 from trainer.networks import Generator, GeneratorConfig
 from trainer.team import Team
@@ -269,12 +271,30 @@ def test_a_run_may_begin_with_the_networks_of_another(tmp_path, train):
     found = checkpoint.load(tmp_path / "first" / "sketch.pt").model
     for model in (run.model, run.average):
         torch.testing.assert_close(model.generator.input.input, found.generator.input.input, rtol=0, atol=0)
-    with pytest.raises(InputError, match=r"sketch\.pt is of the task sketch; expected one of inversion"):
+    with pytest.raises(InputError, match=r"sketch\.pt is for the task sketch; this run trains inv"):
         Run.start(replace(CONFIG, tasks=("inversion", "super-resolution"))).take_over(
             tmp_path / "first" / "sketch.pt"
         )
     with pytest.raises(InputError, match=r"sketch\.pt has other sizes than this run"):
         Run.start(replace(CONFIG, widths=(6, 6, 8, 8))).take_over(tmp_path / "first" / "sketch.pt")
+
+
+def test_another_task_may_begin_with_an_encoder_that_reads_the_same(tmp_path, train):
+    train(tmp_path / "first")
+    run = Run.start(replace(CONFIG, tasks=("super-resolution",), batch=4, seed=1))
+    assert Start.parse("super-resolution=a=b.pt") == Start(Path("a=b.pt"), "super-resolution")
+    assert Start.parse("runs/lr=1/a.pt") == Start(Path("runs/lr=1/a.pt"), None)
+    run.take_over(tmp_path / "first" / "inversion.pt", task="super-resolution")
+    found = checkpoint.load(tmp_path / "first" / "inversion.pt").model.encoder.state_dict()
+    for name, value in run.average.encoders["super-resolution"].state_dict().items():
+        torch.testing.assert_close(value, found[name], rtol=0, atol=0)
+    with pytest.raises(InputError, match="has other sizes than this run"):  # a photo has three channels
+        run.take_over(tmp_path / "first" / "sketch.pt", task="super-resolution")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_default_sizes_suit_any_number_of_tasks(count):
+    assert len(JointConfig(tasks=tuple(TASKS)[:count]).tasks) == count
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, train, monkeypatch):

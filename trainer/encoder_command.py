@@ -86,11 +86,8 @@ def command(
     if dry_run:
         click.echo(json.dumps(describe(chosen, files), indent=2))
         return
-    member = team.join(device)
-    try:
+    with team.joined(device) as member:
         run_training(chosen, files, output, member, compiled=compiled)
-    finally:
-        team.leave(member)
 
 
 def choose(task: str | None, recipe: Path | None, changes: tuple[str, ...]) -> Recipe:

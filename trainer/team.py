@@ -1,6 +1,8 @@
 """The processes that train together, one for each device, as ``torchrun`` starts them."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from psp_rt.errors import DeviceError
+from trainer.interruptions import Interrupted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,11 @@ class Team:
     def leads(self) -> bool:
         """Whether this is the process that reports and writes."""
         return self.rank == 0
+
+    def wait(self) -> None:
+        """Wait until every process has come here."""
+        if self.size > 1:
+            dist.barrier()
 
     def add_up(self, values: Tensor) -> Tensor:
         """Return the sum of a tensor over all processes."""
@@ -44,6 +52,28 @@ class Team:
         parts = together.split([gradient.numel() for gradient in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Team]:
+    """Take part, and end together with the other processes.
+
+    One that ends early does not wait for the one that still measures and saves, and torchrun, where it
+    fails on its way out, then ends that one, too. After an error nobody is waited for: the others may
+    hang, and torchrun ends them.
+
+    Args:
+        device: As for `join`.
+    """
+    team = join(device)
+    try:
+        yield team
+        team.wait()
+    except Interrupted:  # all stop at the same step
+        team.wait()
+        raise
+    finally:
+        leave(team)
 
 
 def join(device: str) -> Team:

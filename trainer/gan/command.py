@@ -102,8 +102,7 @@ def command(
         return
     if photos is None or (output is None and not profiled):
         raise InputError("name the photos with --images DIR and the run folder with --output RUN")
-    member = team.join(device)
-    try:
+    with team.joined(device) as member:
         real = load_photos(photos, config, member)
         if profiled:
             show_profile(config, real, member, compiled=compiled)
@@ -114,8 +113,6 @@ def command(
             )
             for report in reports:
                 click.echo(line(report, config))
-    finally:
-        team.leave(member)
 
 
 def configured(

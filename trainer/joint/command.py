@@ -7,9 +7,9 @@ import click
 
 from trainer.joint.config import JointConfig
 from trainer.joint.pairs import TASKS
-from trainer.joint.training import train
+from trainer.joint.training import Start, train
 from trainer.losses.lpips import LpipsAlex
-from trainer.team import join, leave
+from trainer.team import joined
 
 Folder = click.Path(exists=True, file_okay=False, path_type=Path)
 File = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -38,9 +38,9 @@ File = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--start-from",
-    type=File,
+    metavar="[TASK=]FILE",
     multiple=True,
-    help="TASK.pt of an earlier run of the same sizes; one for each task.",
+    help="Checkpoint of the same sizes to begin with; one for each task. TASK= begins another task with it.",
 )
 def command(
     images: Path,
@@ -52,7 +52,7 @@ def command(
     count: int,
     adversarial_from: int,
     device: str,
-    start_from: tuple[Path, ...],
+    start_from: tuple[str, ...],
 ) -> None:
     """Train a small generator and its encoders together; run again to resume.
 
@@ -61,15 +61,15 @@ def command(
     """
     lpips = LpipsAlex.load(features=lpips_features, heads=lpips_heads)
     config = JointConfig(tasks=tasks or JointConfig.tasks, images=count, adversarial_from=adversarial_from)
-    team = join(device)
-    for report in train(
-        config,
-        images=images,
-        validation=validation,
-        output=output,
-        lpips=lpips,
-        start_from=start_from,
-        team=team,
-    ):
-        click.echo(json.dumps({name: round(value, 4) for name, value in report.items()}))
-    leave(team)
+    with joined(device) as team:
+        reports = train(
+            config,
+            images=images,
+            validation=validation,
+            output=output,
+            lpips=lpips,
+            start_from=[Start.parse(text) for text in start_from],
+            team=team,
+        )
+        for report in reports:
+            click.echo(json.dumps({name: round(value, 4) for name, value in report.items()}))

@@ -44,7 +44,7 @@ class JointConfig:
     widths: tuple[int, int, int, int] = (24, 48, 96, 96)
     depths: tuple[int, int, int, int] = (1, 2, 2, 1)
     head_width: int = 64
-    batch: int = 6
+    batch: int = 8  # with `random`, whatever the number of tasks, a multiple of the discriminator's groups
     random: int = 4
     learning_rate: float = 2e-3
     scaled_learning_rate: float = 8e-3

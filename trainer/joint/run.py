@@ -92,17 +92,24 @@ class Run:
         """Where it trains."""
         return self.model.generator.input.input.device
 
-    def take_over(self, path: Path) -> None:
-        """Begin with the generator and the encoder of a checkpoint of the same sizes."""
+    def take_over(self, path: Path, *, task: str | None = None) -> None:
+        """Begin with the generator and the encoder of a checkpoint of the same sizes.
+
+        Args:
+            path: A checkpoint of this trainer.
+            task: Whose encoder begins with it; by default the checkpoint's own.
+        """
         found = checkpoints.load(path)
-        if found.task not in self.config.tasks:
+        task = task or found.task
+        if task not in self.config.tasks:
             raise InputError(
-                f"{path} is of the task {found.task}; expected one of {', '.join(self.config.tasks)}"
+                f"{path} is for the task {task}; this run trains {', '.join(self.config.tasks)} "
+                "(--start-from TASK=FILE begins another task with it)"
             )
         for model in (self.model, self.average):
             try:
                 model.generator.load_state_dict(found.model.generator.state_dict())
-                model.encoders[found.task].load_state_dict(found.model.encoder.state_dict())
+                model.encoders[task].load_state_dict(found.model.encoder.state_dict())
             except RuntimeError as error:
                 raise InputError(f"{path} has other sizes than this run: {error}") from error
 

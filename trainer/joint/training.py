@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from trainer.average import calibrate
 from trainer.data import Batch
 from trainer.interruptions import Interrupted, interruptions
 from trainer.joint.config import JointConfig
-from trainer.joint.pairs import Pairs, as_picture, in_parts, load
+from trainer.joint.pairs import TASKS, Pairs, as_picture, in_parts, load
 from trainer.joint.run import Model, Run
 from trainer.joint.step import train_step
 from trainer.losses.lpips import LpipsAlex, enlarge
@@ -26,6 +27,19 @@ SHEET_PHOTOS = 16
 ALONE = Team(device=torch.device("cpu"))
 
 
+class Start(NamedTuple):
+    """A checkpoint to begin with, and the task whose encoder does; None for the checkpoint's own."""
+
+    path: Path
+    task: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Start":
+        """Read FILE or TASK=FILE."""
+        task, sign, path = text.partition("=")
+        return cls(Path(path), task) if sign and task in TASKS else cls(Path(text))
+
+
 def train(
     config: JointConfig,
     *,
@@ -33,7 +47,7 @@ def train(
     validation: Path,
     output: Path,
     lpips: LpipsAlex,
-    start_from: Sequence[Path] = (),
+    start_from: Sequence[Start] = (),
     team: Team = ALONE,
 ) -> Iterator[dict[str, float]]:
     """Train until `config.images`, yielding a report every few thousand photos.
@@ -104,13 +118,13 @@ def load_all(
         ) from error
 
 
-def open_run(config: JointConfig, latest: Path, start_from: Sequence[Path], team: Team) -> Run:
+def open_run(config: JointConfig, latest: Path, start_from: Sequence[Start], team: Team) -> Run:
     """Go on with the run that is there, or start one."""
     if latest.exists():
         return Run.resume(config, latest, device=team.device)
     run = Run.start(config, device=team.device)
-    for path in start_from:
-        run.take_over(path)
+    for start in start_from:
+        run.take_over(start.path, task=start.task)
     return run
 
 

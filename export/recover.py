@@ -1,0 +1,308 @@
+"""Turn an engine back into a checkpoint: ``python -m export.recover sketch.engine sketch.pt``.
+
+For who has a model as an engine alone and wants to train on, or to train encoders for its generator. The
+checkpoint computes what the engine does, which is checked. What an engine does not hold stays lost: the
+optimiser, and the statistics of batch norms that were folded into the convolutions before them. Those norms
+come back as ones that only add a bias; ``--images`` measures statistics on photos, to train on with.
+"""
+
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import get_args
+
+import click
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from export import checkpoints, parity, traced
+from export.graphs import EncoderGraph, GeneratorGraph, MappingGraph
+from export.ops import ACTIVATION_GAIN, DEMODULATION_EPSILON
+from export.traced import Graph, OtherOperators
+from psp_rt import EngineFile, Manifest
+from psp_rt.engine_writer import check_apart, check_writable
+from psp_rt.errors import InputError, PspError
+from trainer import checkpoint
+from trainer.checkpoint import Checkpoint
+from trainer.joint import pairs
+from trainer.networks import (
+    Encoder,
+    EncoderConfig,
+    EncoderKind,
+    Generator,
+    GeneratorConfig,
+    Noise,
+    Translation,
+)
+from trainer.networks.generator import StyledConv, ToRgb
+from trainer.networks.layers import EqualLinear
+
+File = click.Path(path_type=Path)
+MEASURED = 512  # photos, for the statistics of batch norms
+EXPECTED = "expected an engine with an encoder that `python -m export` made"
+
+
+@click.command()
+@click.argument("engine", type=File)
+@click.argument("output", type=File)
+@click.option(
+    "--images",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help=f"Photos, of which {MEASURED} measure the statistics of batch norms; for training on.",
+)
+def main(engine: Path, output: Path, images: Path | None) -> None:
+    """Write the model of ENGINE into OUTPUT, a checkpoint for the trainer and for `python -m export`."""
+    try:
+        check_apart(output, engine)
+        check_writable(output)
+        found = recover(engine)
+        if images is not None:
+            measure_statistics(found, images)
+        check(found, engine)
+        checkpoint.save(output, found)
+    except PspError as error:
+        raise click.ClickException(str(error)) from error
+    config = found.model.generator.config
+    click.echo(f"wrote {output}: {found.task}, {config.size} pixels, {config.num_styles} styles")
+
+
+def recover(path: Path) -> Checkpoint:
+    """Return the model of an engine.
+
+    Raises:
+        FormatError: It is no usable engine.
+        InputError: It has no encoder, or other graphs than this exporter makes.
+    """
+    with EngineFile.open(path) as engine:
+        manifest = engine.manifest
+        if manifest.input is None:
+            raise InputError(f"{path} holds a generator alone; {EXPECTED}")
+        encoder, mapping, generator = (
+            traced.read(engine, name) for name in ("encoder", "mapping", "generator")
+        )
+    try:
+        network = _generator(generator, mapping, manifest)
+        encoding, average = _encoder(encoder, manifest)
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path} has graphs that are not known ({error}); {EXPECTED}") from error
+    return Checkpoint(
+        task=manifest.task,
+        input_kind=manifest.input.kind,
+        labels=manifest.input.labels,
+        model=Translation(encoding, network, average).eval(),
+    )
+
+
+def check(found: Checkpoint, engine: Path) -> None:
+    """Refuse a checkpoint that does not compute what its engine does.
+
+    Raises:
+        ParityError: It does not.
+    """
+    with EngineFile.open(engine) as file:
+        noise = file.manifest.noise
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recovered.pt"
+        checkpoint.save(path, found)
+        model = checkpoints.load(path)
+    if noise != "random":  # whose pictures are never the same twice
+        figures = parity.measure(engine, parity.expect(parity.networks(model, noise="const"), model))
+        parity.check(figures)
+
+
+def measure_statistics(found: Checkpoint, images: Path) -> None:
+    """Give batch norms the statistics of photos; what the encoder computes stays the same."""
+    if found.task not in pairs.TASKS:
+        raise InputError(f"--images can make inputs for {', '.join(pairs.TASKS)}, not for {found.task}")
+    size = found.model.encoder.config.input_height
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder) / "sketches.npz"
+        known = pairs.load(images, (found.task,), size=size, seed=0, cache=cache)[found.task]
+    chosen = np.linspace(0, len(known) - 1, min(len(known), MEASURED)).astype(np.int64)
+    spread_statistics(found.model.encoder, known.plain(chosen).sources)
+
+
+@torch.no_grad()
+def spread_statistics(encoder: Encoder, sources: Tensor) -> None:
+    """Let each batch norm after a convolution normalise what comes to it; its own weights undo that."""
+
+    def spread(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
+        slope = norm.weight / (norm.running_var + norm.eps).sqrt()
+        norm.bias.add_(slope * (mean - norm.running_mean))
+        norm.weight.copy_(slope * (variance + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+
+    hooks = [norm.register_forward_pre_hook(spread) for _, norm in _folded(encoder)]
+    encoder.eval()(sources)
+    for hook in hooks:
+        hook.remove()
+
+
+def _encoder(found: Graph, manifest: Manifest) -> tuple[Encoder, Tensor | None]:
+    """Return the encoder and the latent average; which kind it is, and whether it has one, is tried out."""
+    spec = manifest.input
+    assert spec is not None
+    image = torch.zeros(2, spec.height, spec.width, spec.channels, dtype=torch.uint8)
+    for kind in _kinds(found):
+        config = _encoder_config(found, manifest, kind)
+        for average in (None, torch.zeros(manifest.num_styles, manifest.style_dim)):
+            graph = EncoderGraph(Encoder.create(config).eval(), average, kind=spec.kind)
+            traced.draw(graph)
+            with suppress(OtherOperators):
+                state = traced.tensors(graph, {"image": image}, "codes", found)
+                return _with_norms(Encoder.create(config), state), state.get("latent_avg")
+    raise OtherOperators("the encoder is none of pSp, e4e, W and naive W+")
+
+
+def _with_norms(encoder: Encoder, state: Mapping[str, Tensor]) -> Encoder:
+    """Load what a trace holds; folded batch norms get its biases."""
+    own = encoder.state_dict()
+    given = {name.removeprefix("encoder."): value for name, value in state.items()}
+    for convolution, norm in _folded(encoder):
+        name = next(name for name, module in encoder.named_modules() if module is norm)
+        before = next(name for name, module in encoder.named_modules() if module is convolution)
+        given |= {
+            f"{name}.weight": torch.ones_like(norm.bias),
+            f"{name}.bias": given.pop(f"{before}.bias"),
+            f"{name}.running_mean": torch.zeros_like(norm.bias),
+            f"{name}.running_var": torch.full_like(norm.bias, 1 - norm.eps),
+        }
+    kept = {name: value for name, value in given.items() if name in own}
+    counts = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
+    encoder.load_state_dict(kept | counts)
+    return encoder
+
+
+def _folded(encoder: Encoder) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Yield the convolutions whose batch norm the export folds into them, with that."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Sequential):
+            for layer, following in pairwise(module):
+                if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+                    yield layer, following
+
+
+def _kinds(found: Graph) -> tuple[EncoderKind, ...]:
+    if any(name.startswith("encoder.styles.") for name in found.constants):
+        return "psp", "e4e"
+    return "w", "naive_w+"
+
+
+def _encoder_config(found: Graph, manifest: Manifest, kind: EncoderKind) -> EncoderConfig:
+    """Read the sizes of an encoder from the shapes of its weights."""
+    spec, known = manifest.input, found.constants
+    assert spec is not None
+    widths: list[int] = []
+    depths: list[int] = []
+    for block in range(len(known)):
+        name = f"encoder.body.{block}.res_layer.3.weight"
+        if name not in known:
+            break
+        if found.strides[name] != (1, 1):  # the first block of a stage
+            widths.append(len(known[name]))
+            depths.append(0)
+        depths[-1] += 1
+    head_width = {"w": widths[-1]}.get(kind)
+    if head_width is None:
+        bias = "encoder.styles.0.convs.0.bias" if kind in ("psp", "e4e") else "encoder.output_layer_2.3.bias"
+        head_width = len(known[bias])
+    return EncoderConfig(
+        kind=kind,
+        num_styles=manifest.num_styles,
+        input_channels=known["encoder.input_layer.0.weight"].shape[1],
+        input_height=spec.height,
+        input_width=spec.width,
+        style_dim=manifest.style_dim,
+        widths=tuple(widths),  # type: ignore[arg-type]
+        depths=tuple(depths),  # type: ignore[arg-type]
+        head_width=head_width,
+    )
+
+
+def _generator(found: Graph, mapping: Graph, manifest: Manifest) -> Generator:
+    config = _generator_config(found, mapping, manifest)
+    noise: Noise = next(kind for kind in get_args(Noise) if kind == manifest.noise)
+    graph = GeneratorGraph(Generator(config), noise=noise).eval()
+    traced.draw(graph)
+    code = torch.zeros(2, config.num_styles, config.style_dim)
+    inputs = {"codes": code, "reference": code.clone(), "weights": torch.zeros(2, config.num_styles)}
+    state = traced.tensors(graph, inputs, "image", found)
+    mapper = MappingGraph(Generator(config))
+    traced.draw(mapper)
+    styles = traced.tensors(mapper, {"z": torch.zeros(2, config.style_dim)}, "w", mapping)
+
+    generator = Generator(config).eval().requires_grad_(False)
+    generator.input.input.copy_(state["start"])
+    for number, layer in enumerate(list(generator.style)[1:]):
+        _set_linear(layer, styles, f"layers.{number}")
+    _set_layer(generator, "conv1", 0, state)
+    _set_colours(generator.to_rgb1, "to_rgb1", state)
+    for number in range(len(generator.convs)):
+        _set_layer(generator, f"convs.{number}", number + 1, state)
+    for number, layer in enumerate(generator.to_rgbs):
+        _set_colours(layer, f"to_rgbs.{number}", state)
+    return generator
+
+
+def _generator_config(found: Graph, mapping: Graph, manifest: Manifest) -> GeneratorConfig:
+    known = found.constants
+    if manifest.output.height != manifest.output.width:
+        raise ValueError("its pictures are cut")
+    levels = manifest.num_styles // 2 - 1
+    names = ["conv1.conv.weight", *(f"convs.{2 * level + 1}.conv.weight" for level in range(levels))]
+    return GeneratorConfig(
+        channels=tuple(len(known[name]) for name in names),
+        style_dim=manifest.style_dim,
+        mapping_layers=mapping.operators.count("Gemm"),
+    )
+
+
+def _set_layer(generator: Generator, name: str, number: int, state: Mapping[str, Tensor]) -> None:
+    """Set a styled convolution; its export divides the weight by a factor that the epsilon still shows."""
+    layer = generator.get_submodule(name)
+    assert isinstance(layer, StyledConv)
+    _set_linear(layer.conv.modulation, state, f"{name}.affine")
+    scale = (state[f"{name}.conv.epsilon"][0] * (ACTIVATION_GAIN**2 / DEMODULATION_EPSILON)).sqrt()  # [O]
+    if layer.conv.up:
+        weight, bias = state[f"{name}.conv.upsample.weight"].transpose(0, 1), f"{name}.conv.upsample.bias"
+    else:
+        weight, bias = state[f"{name}.conv.weight"], f"{name}.conv.bias"
+    weight = weight / scale[:, None, None, None]
+    layer.conv.weight.copy_((weight * weight[0].numel() ** 0.5)[None])
+    layer.activate.bias.copy_(state[bias].flatten() / ACTIVATION_GAIN)
+    if f"{name}.noise_strength" in state:
+        layer.noise.weight.copy_(state[f"{name}.noise_strength"] / ACTIVATION_GAIN)
+    elif f"{name}.noise_constant" in state:
+        noise = state[f"{name}.noise_constant"] / ACTIVATION_GAIN
+        strength = noise.square().mean().sqrt()
+        layer.noise.weight.fill_(strength)
+        if strength > 0:
+            generator.noises[number].copy_(noise / strength)
+
+
+def _set_colours(layer: nn.Module, name: str, state: Mapping[str, Tensor]) -> None:
+    assert isinstance(layer, ToRgb)
+    _set_linear(layer.conv.modulation, state, f"{name}.affine")
+    weight = state[f"{name}.weight"]  # [1, 3, C]
+    layer.conv.weight.copy_((weight * weight.shape[2] ** 0.5)[..., None, None])
+    layer.bias.copy_(state[f"{name}.bias"])
+
+
+def _set_linear(layer: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    assert isinstance(layer, EqualLinear)
+    gain = ACTIVATION_GAIN if layer.lr_mul != 1 else 1.0  # a mapping layer took its activation's gain
+    layer.weight.copy_(state[f"{name}.weight"] / (layer.scale * gain))
+    layer.bias.copy_(state[f"{name}.bias"] / (layer.lr_mul * gain))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Processes that train together end together."""
+
+from pathlib import Path
+
+import pytest
+
+from trainer import team
+from trainer.interruptions import Interrupted
+from trainer.team import Team
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """Give the calls to torch.distributed, in a team of two that is not really there."""
+    called = []
+    monkeypatch.setattr(team, "join", lambda device: Team(device=None, size=2))
+    monkeypatch.setattr(team.dist, "barrier", lambda: called.append("wait"))
+    monkeypatch.setattr(team.dist, "destroy_process_group", lambda: called.append("leave"))
+    return called
+
+
+def test_the_first_to_end_waits_for_the_others(events):
+    with team.joined("cpu"):
+        events.append("work")
+    assert events == ["work", "wait", "leave"]
+
+
+def test_so_does_one_that_was_stopped_because_all_stop_at_one_step(events):
+    with pytest.raises(Interrupted), team.joined("cpu"):
+        raise Interrupted(5, Path("latest.pt"))
+    assert events == ["wait", "leave"]
+
+
+def test_after_an_error_nobody_is_waited_for(events):
+    with pytest.raises(ValueError, match="of this process alone"), team.joined("cpu"):
+        raise ValueError("of this process alone")
+    assert events == ["leave"]
