@@ -424,6 +424,16 @@ def test_an_official_checkpoint_gives_its_generator(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("average", "shown"),
+    [("text", "'text'"), (torch.zeros(3), r"\[3\]"), (torch.zeros(1, 8, CONFIG.style_dim), "1, 8")],
+)
+def test_an_average_of_another_form_is_named(average, shown, generator, tmp_path):
+    torch.save({"g_ema": generator.state_dict(), "latent_avg": average}, tmp_path / "file.pt")
+    with pytest.raises(PspError, match=rf"has the latent_avg .*{shown}.*; expected numbers"):
+        generator_file.load(tmp_path / "file.pt")
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"weights": 1}, r"holds weights; expected a generator made by"),

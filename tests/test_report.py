@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from psp_rt.errors import PspError
-from trainer.report import Means, Reporter, broken, duration, is_due, left_out, progress_line
+from trainer.report import Means, Reporter, broken, duration, is_due, left_out, progress_line, reporting
+from trainer.team import Team
 
 
 class Terminal(io.StringIO):
@@ -95,6 +96,23 @@ def test_tensorboard_gets_curves_and_sheets_where_it_is_installed(tmp_path, monk
     assert Board.last.closed
     with Image.open(path) as sheet:
         assert (path.name, sheet.size) == ("sheet-10.png", (48, 32))
+
+
+def test_curves_are_closed_where_a_run_fails_too(tmp_path, monkeypatch):
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Board
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    alone = Team(device=torch.device("cpu"))
+    with pytest.raises(PspError), reporting(tmp_path, total=9, images_seen=0, team=alone):
+        raise PspError("the loss is no longer a number")
+    assert Board.last.closed
+
+
+def test_only_the_process_that_leads_reports(tmp_path):
+    second = Team(device=torch.device("cpu"), rank=1, size=2)
+    with reporting(tmp_path / "new", total=9, images_seen=0, team=second) as reporter:
+        assert reporter is None
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_report_that_cannot_be_written_says_so(tmp_path, without_tensorboard):

@@ -23,7 +23,7 @@ from trainer.encoder_review import calibrate, draw_sheet, evaluate, pool
 from trainer.encoder_run import Run, diverged
 from trainer.interruptions import Interrupted, interruptions
 from trainer.losses.criterion import Criterion
-from trainer.report import Means, Reporter, broken, is_due
+from trainer.report import Means, broken, is_due, reporting
 from trainer.tasks import Recipe
 from trainer.team import Team
 
@@ -104,11 +104,11 @@ def train(
     """
     recipe, latest = run.recipe, output / "latest.pt"
     encode: Callable[[Tensor], Tensor] = torch.compile(run.encoder) if compiled else run.encoder
-    reporter = Reporter(output, total=recipe.images, images_seen=run.images_seen) if team.leads else None
     means = Means(run.images_seen)
     batches = ahead(lambda place: load_parts(data, place, team), places(run))
+    shown = reporting(output, total=recipe.images, images_seen=run.images_seen, team=team)
     try:
-        with interruptions() as asked:
+        with interruptions() as asked, shown as reporter:
             while run.images_seen < recipe.images:
                 waited = time.perf_counter()
                 parts = next(batches)
@@ -126,18 +126,15 @@ def train(
                 if reporter:
                     calibrate(run, data)
                     run.save(latest)
-                    shown = validation or data
                     report |= evaluate(run, criterion, validation) if validation else {}
                     reporter.report(report)
-                    reporter.sheet(run.images_seen, draw_sheet(run, shown))
+                    reporter.sheet(run.images_seen, draw_sheet(run, validation or data))
                     yield report
                 if stops:
                     raise Interrupted(run.images_seen, latest)
                 means = Means(run.images_seen)
     finally:
         batches.close()  # type: ignore[attr-defined]  # a generator, whose threads end here
-        if reporter:
-            reporter.close()
 
 
 def places(run: Run) -> Iterator[int]:

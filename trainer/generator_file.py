@@ -37,6 +37,12 @@ def load(path: Path) -> tuple[Generator, Tensor]:
     generator.eval().requires_grad_(False)
     if mean is None:
         return generator, generator.mean_style()
+    if not isinstance(mean, Tensor) or mean.shape[-1:] != (generator.config.style_dim,) or mean.ndim > 2:
+        found = list(mean.shape) if isinstance(mean, Tensor) else f"{mean!r:.40}"
+        raise InputError(
+            f"{path} has the latent_avg {found}; expected numbers [{generator.config.style_dim}] or "
+            f"[{generator.config.num_styles}, {generator.config.style_dim}]"
+        )
     return generator, (mean.mean(dim=0) if mean.ndim == 2 else mean).float()
 
 

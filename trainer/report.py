@@ -4,7 +4,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from psp_rt.errors import OutputError
 from trainer import sheet
+from trainer.team import Team
 
 REFRESH_S = 0.5
 SHOWN_FILES = 5
@@ -82,6 +84,19 @@ class Reporter:
     def _clear(self) -> None:
         if self._stream.isatty():
             self._stream.write("\r\x1b[K")
+
+
+@contextmanager
+def reporting(folder: Path, *, total: int, images_seen: int, team: Team) -> Iterator[Reporter | None]:
+    """Give the process that leads a reporter, which ends with the run, and the others None."""
+    if not team.leads:
+        yield None
+        return
+    reporter = Reporter(folder, total=total, images_seen=images_seen)
+    try:
+        yield reporter
+    finally:
+        reporter.close()
 
 
 class Means:

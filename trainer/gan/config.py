@@ -1,5 +1,6 @@
 """Everything that decides the outcome of a generator's training."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -7,6 +8,8 @@ from psp_rt.errors import InputError
 from trainer.networks import GeneratorConfig
 from trainer.networks.discriminator import DiscriminatorConfig
 
+WIDEST = 8192  # channels; far beyond, the memory for the weights alone cannot be had
+NUMBERS = ("learning_rate", "r1_weight", "path_weight", "mixing", "augment_target", "halflife_images")
 SIZES = (16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -73,6 +76,16 @@ class GanConfig:
                 f"the discriminator's widths are for {self.discriminator.size} pixels, the generator's for "
                 f"{self.size}; give one width for each of 4x4, 8x8, ... {self.size}x{self.size}"
             )
+        largest = {"style_dim": 8192, "mapping_layers": 64}
+        for name, most in largest.items():
+            if not 1 <= getattr(self.generator, name) <= most:
+                raise InputError(f"{name} is {getattr(self.generator, name)}; expected 1 to {most}")
+        if max(*self.generator.channels, *self.discriminator.channels) > WIDEST:
+            raise InputError(f"a layer has more than {WIDEST} channels; StyleGAN2 has at most 512")
+        for name in NUMBERS:
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise InputError(f"{name} is {value}; expected a number")
         for name in ("images", "batch", "accumulate", "r1_interval", "path_interval", "augment_images"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")

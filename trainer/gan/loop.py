@@ -10,7 +10,6 @@ The run folder:
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -23,7 +22,7 @@ from trainer.gan.photos import RealPhotos
 from trainer.gan.run import Run
 from trainer.gan.step import ADJUST_STEPS, Forward, draw_codes, train_step
 from trainer.interruptions import Interrupted, interruptions
-from trainer.report import Means, Reporter, broken, is_due
+from trainer.report import Means, broken, is_due, reporting
 from trainer.team import Team
 
 SHEET_SAMPLES = 32
@@ -49,7 +48,8 @@ def train(
     latest = output / run_folder.LATEST
     run = open_run(config, photos, team=team, output=output)
     forward, means = Forward.of(run, compiled=compiled), Means(run.images_seen)
-    with interruptions() as asked, reporting(run, output, team) as reporter:
+    shown = reporting(output, total=config.images, images_seen=run.images_seen, team=team)
+    with interruptions() as asked, shown as reporter:
         while run.images_seen < config.images:
             means.add(train_step(run, forward, photos, team))
             stops = _agreed(asked(), run, team)
@@ -80,19 +80,6 @@ def open_run(config: GanConfig, photos: RealPhotos, *, team: Team, output: Path)
     if latest.exists():
         return Run.resume(config, latest, device=team.device)
     return Run.start(config, device=team.device)
-
-
-@contextmanager
-def reporting(run: Run, output: Path, team: Team) -> Iterator[Reporter | None]:
-    """Give the process that leads a reporter."""
-    if not team.leads:
-        yield None
-        return
-    reporter = Reporter(output, total=run.config.images, images_seen=run.images_seen)
-    try:
-        yield reporter
-    finally:
-        reporter.close()
 
 
 @torch.no_grad()

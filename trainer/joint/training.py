@@ -18,7 +18,7 @@ from trainer.joint.run import Model, Run
 from trainer.joint.step import train_step
 from trainer.losses.lpips import LpipsAlex, enlarge
 from trainer.mapping import check_depth, set_mapping
-from trainer.report import Means, Reporter, broken
+from trainer.report import Means, broken, reporting
 from trainer.team import Team
 
 REPORT_IMAGES = 10_000  # at least, between two reports
@@ -64,9 +64,9 @@ def train(
     run = open_run(config, latest, start_from, team)
     lpips.to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
 
-    reporter = Reporter(output, total=config.images, images_seen=run.images_seen) if team.leads else None
+    shown = reporting(output, total=config.images, images_seen=run.images_seen, team=team)
     means, reported = Means(run.images_seen), run.images_seen
-    with interruptions() as asked:
+    with interruptions() as asked, shown as reporter:
         while run.images_seen < config.images:
             if config.is_adversarial(run.images_seen) and not run.mapping_set:
                 fit_mapping(run, pairs)
@@ -91,8 +91,6 @@ def train(
                 means, reported = Means(run.images_seen), run.images_seen
             if stops:
                 raise Interrupted(run.images_seen, latest)
-    if reporter:
-        reporter.close()
 
 
 def load_all(
