@@ -27,6 +27,7 @@ ENCODER = {
     "learning_rate": 1e-3,  # ten times the official one: weights are drawn, not a face recogniser's
     "images": 400_000,
 }
+NEVER = 10**9  # photos: at 64x64 a discriminator has brought nothing yet
 FACTORS = [4, 8]  # of super-resolution at 128 pixels; the official ones are for 256
 
 Command = list[str]
@@ -50,6 +51,7 @@ def on_cpu(args: argparse.Namespace) -> Iterator[Command]:
         *module("torch.distributed.run", "--nproc-per-node", args.processes, "-m", "trainer", "joint"),
         *(part for task in TASKS for part in ("--task", task)),
         *options(data_options(args) | {"output": args.output / "joint", "count": args.count or 300_000}),
+        *options({"adversarial-from": NEVER}),
     ]  # fmt: skip
 
 
