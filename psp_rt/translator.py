@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -112,16 +113,14 @@ class Translator:
         """
         pictures = read_pictures(images, self._input_spec("run"), color=self._color)
         with self._taking_turns() as backend:
-            style = self._settled(backend, style)
-            codes = self._in_parts(backend.encode, pictures.pixels)
-            results = self._generate(backend, codes, style)
+            results = self._translate(backend, pictures.pixels, self._settled(backend, style))
         return pictures.restore(results, out)
 
     def encode(self, images: Any) -> Codes:
         """Return the codes of one picture [L, D], or of a batch or list [N, L, D]."""
         pictures = read_pictures(images, self._input_spec("encode"), color=self._color)
         with self._taking_turns() as backend:
-            codes = self._in_parts(backend.encode, pictures.pixels)
+            codes = self._in_parts(self._max_batch, backend.encode, pictures.pixels)
         return codes[0] if pictures.container == "one" else codes
 
     def generate(
@@ -227,31 +226,47 @@ class Translator:
         rows = (self.manifest.num_styles, self.manifest.style_dim)
         return style.with_references(style.references(*rows, lambda seeds: self._map_seeds(backend, seeds)))
 
+    def _mix(self, backend: Backend, style: StyleMix | None) -> tuple[Codes, Codes]:
+        """Return the references [K, L, D] of a style, and the weights [K, L]; without one, K is 1."""
+        rows = (self.manifest.num_styles, self.manifest.style_dim)
+        if style is None:
+            return np.zeros((1, *rows), np.float32), np.zeros((1, rows[0]), np.float32)
+        references = style.references(*rows, lambda seeds: self._map_seeds(backend, seeds))
+        return references, np.tile(style.weights(rows[0]), (len(references), 1))
+
+    def _translate(self, backend: Backend, pixels: Pixels, style: StyleMix | None) -> Pixels:
+        """Return pictures [N, H, W, 3], or [N, K, H, W, 3] for several styles, of images [N, H, W, C]."""
+        reference, weights = self._mix(backend, style)
+        images_at_once = self._max_batch // len(reference)
+        if not images_at_once:  # one encoding serves several parts of the styles
+            return self._generate(backend, self._in_parts(self._max_batch, backend.encode, pixels), style)
+        translate = partial(backend.translate, reference=reference, weights=weights)
+        results = self._in_parts(images_at_once, translate, pixels)
+        return results.reshape(-1, len(reference), *results.shape[1:]) if _several(style) else results
+
     def _generate(self, backend: Backend, codes: Codes, style: StyleMix | None) -> Pixels:
         """Return pictures [N, H, W, 3], or [N, K, H, W, 3] for several styles, of codes [N, L, D]."""
-        count, num_styles, style_dim = codes.shape
-        if style is None:
-            return self._in_parts(backend.generate, codes, codes, np.zeros((count, num_styles), np.float32))
-        references = style.references(num_styles, style_dim, lambda seeds: self._map_seeds(backend, seeds))
-        styles = len(references)
+        reference, weights = self._mix(backend, style)
         results = self._in_parts(
+            self._max_batch,
             backend.generate,
-            np.repeat(codes, styles, axis=0),
-            np.tile(references, (count, 1, 1)),
-            np.broadcast_to(style.weights(num_styles), (count * styles, num_styles)),
+            np.repeat(codes, len(reference), axis=0),
+            np.tile(reference, (len(codes), 1, 1)),
+            np.tile(weights, (len(codes), 1)),
         )
-        return results.reshape(count, styles, *results.shape[1:]) if style.several else results
+        return results.reshape(-1, len(reference), *results.shape[1:]) if _several(style) else results
 
     def _in_parts(
-        self, graph: Callable[..., npt.NDArray[Scalar]], *inputs: npt.NDArray[Any]
+        self, most: int, graph: Callable[..., npt.NDArray[Scalar]], *inputs: npt.NDArray[Any]
     ) -> npt.NDArray[Scalar]:
-        """Run a graph on a batch, in parts of at most ``max_batch``."""
-        starts = range(0, len(inputs[0]), self._max_batch)
-        parts = [
-            graph(*(np.ascontiguousarray(part[at : at + self._max_batch]) for part in inputs))
-            for at in starts
-        ]
+        """Run a graph on a batch, in parts of at most ``most``."""
+        starts = range(0, len(inputs[0]), most)
+        parts = [graph(*(np.ascontiguousarray(part[at : at + most]) for part in inputs)) for at in starts]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _several(style: StyleMix | None) -> bool:
+    return style is not None and style.several
 
 
 def _check_settings(color: str, threads: int | None, max_batch: int) -> None:

@@ -226,15 +226,15 @@ def test_everything_is_released_in_reverse_order(gpu, tmp_path):
     gpu.cuda.released.clear()
     backend.close()
     backend.close()
-    memory = ["device memory", "pinned memory"]
-    assert gpu.cuda.released == ["executable", *memory * 2, "device memory", "event", "stream"]
+    memory = ["pinned memory"] * 2 + ["device memory"] * 2
+    assert gpu.cuda.released == ["executable", *memory, "device memory", "event", "stream"]
     assert gpu.left() == []
 
 
 def test_a_release_that_fails_does_not_keep_the_others(gpu, tmp_path):
     backend = open_backend(tmp_path / "a.engine", gpu)
     backend.encode(images(1))
-    gpu.cuda.failures[len(gpu.cuda.log) + 1] = 1  # of the first release, after the context is made current
+    gpu.cuda.refusals["cuGraphExecDestroy"] = 1
     with pytest.raises(BackendError, match="cuGraphExecDestroy failed on cuda:0: error 1"):
         backend.close()
     assert list(gpu.cuda.live.values()) == ["executable"]
@@ -390,7 +390,7 @@ def test_an_interrupt_lets_no_work_go_on_in_buffers_that_are_filled_anew(backend
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("psp_rt.cuda.Event.synchronize", interrupt)
+        patched.setattr("psp_rt.cuda_work.Event.synchronize", interrupt)
         with pytest.raises(KeyboardInterrupt):
             backend.encode(images(1, seed=1))
     assert all(not getattr(content, "queue", None) for content in gpu.cuda._content.values())

@@ -5,12 +5,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import numpy as np
+
 from ..images import Pixels
 from ..style import Codes
 
 
 class GraphCalls(ABC):
     """What every backend does alike; how a graph runs is its own."""
+
+    def translate(self, images: Pixels, reference: Codes, weights: Codes) -> Pixels:
+        """Return RGB [N * K, height, width, 3], the K styles of an image together."""
+        codes = self.encode(images)
+        return self.generate(
+            np.repeat(codes, len(reference), axis=0),
+            np.tile(reference, (len(codes), 1, 1)),
+            np.tile(weights, (len(codes), 1)),
+        )
 
     def encode(self, images: Pixels) -> Codes:
         """Return codes [N, L, D]."""
