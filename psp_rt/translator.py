@@ -19,6 +19,8 @@ from .backends import Backend, open_backend
 from .choice import Machine, choose
 from .engine_file import EngineFile
 from .errors import InputError, PspError
+from .foreign_arrays import is_device_array
+from .gpu_call import GpuRequest
 from .images import COLORS, Pixels
 from .manifest import InputSpec, Manifest
 from .picture_forms import read_pictures, to_array
@@ -94,8 +96,15 @@ class Translator:
     def __repr__(self) -> str:
         return f"<Translator of {self.manifest.task} on {self.runs_on}>"
 
-    def run(self, images: Any, *, style: StyleMix | None = None, out: Pixels | None = None) -> Any:
+    def run(self, images: Any, *, style: StyleMix | None = None, out: Any = None, stream: Any = None) -> Any:
         """Translate one picture or a batch.
+
+        Pictures on a GPU - arrays of PyTorch, CuPy, pycuda and others with DLPack or
+        ``__cuda_array_interface__`` - are taken by TensorRT and by ONNX Runtime on CUDA, and give a
+        :class:`DeviceArray`, or ``out``. No picture crosses to the host; TensorRT's recorded graphs have
+        buffers of their own, to and from which the pictures are copied on the GPU. Such pictures are
+        RGB (open with ``color="rgb"``), uint8, without gaps, and have exactly the size and channels of the
+        model's input; label ids are not checked. This has not run on a GPU yet.
 
         Args:
             images: A path, a PIL image, uint8 [H, W, 3], [H, W] or [N, H, W, 3], or a list of such; all
@@ -103,7 +112,14 @@ class Translator:
                 to the model's input; faces should be cut and aligned as in training.
             style: Mixes other styles in. With K references each picture gives K results; it is
                 encoded once, the seeds are mapped once, and all results are generated as one batch.
-            out: An array for the results, where the input is an array.
+                (On a GPU it is encoded again for every ``max_batch`` styles.)
+            out: An array for the results, where the input is an array; on the GPU, where that is.
+            stream: For pictures on a GPU: the CUDA stream in which they are made and results are used, as
+                an int or an object of PyTorch, CuPy, pycuda or cuda.core. With TensorRT, run() then returns
+                at once, and later work in that stream finds the results; it waits only for a size that
+                is new, for seeds, or for a style other than in the call before. ONNX Runtime waits for the
+                stream before it begins, and returns when it is done. Without a stream, both wait for the
+                array's own one (or the default stream), and return when results are there.
 
         Returns:
             The results in the form of the input: see :mod:`psp_rt.picture_forms`.
@@ -111,6 +127,10 @@ class Translator:
         Raises:
             InputError: A picture cannot be read, or is not what the model takes.
         """
+        if is_device_array(images):
+            return self._run_on_gpu(images, style, out, stream)
+        if stream is not None:
+            raise InputError("stream= goes with pictures on a GPU; leave it out for all others")
         pictures = read_pictures(images, self._input_spec("run"), color=self._color)
         with self._taking_turns() as backend:
             results = self._translate(backend, pictures.pixels, self._settled(backend, style))
@@ -233,6 +253,26 @@ class Translator:
             return np.zeros((1, *rows), np.float32), np.zeros((1, rows[0]), np.float32)
         references = style.references(*rows, lambda seeds: self._map_seeds(backend, seeds))
         return references, np.tile(style.weights(rows[0]), (len(references), 1))
+
+    def _run_on_gpu(self, images: Any, style: StyleMix | None, out: Any, stream: Any) -> Any:
+        self._input_spec("run")
+        if self._color != "rgb":
+            raise InputError(
+                "pictures on a GPU are RGB, the input and the result, and this translator was opened with "
+                f"color={self._color!r}, whose order is not swapped there; open it with color='rgb'"
+            )
+        with self._taking_turns() as backend:
+            reference, weights = self._mix(backend, self._settled(backend, style))
+            request = GpuRequest(
+                images=images,
+                out=out,
+                stream=stream,
+                reference=reference,
+                weights=weights,
+                several=_several(style),
+                max_batch=self._max_batch,
+            )
+            return backend.translate_on_gpu(request)
 
     def _translate(self, backend: Backend, pixels: Pixels, style: StyleMix | None) -> Pixels:
         """Return pictures [N, H, W, 3], or [N, K, H, W, 3] for several styles, of images [N, H, W, C]."""

@@ -53,6 +53,7 @@ class FakeCuda:
         self._capturing: dict[int, int] = {}  # streams, and the threads that record them
         self._relaxed: set[int] = set()  # threads that may do anything during a capture
         self.faults: list[str] = []
+        self.contexts: dict[int, int] = {}  # of streams in another context
         self.placed: dict[int, tuple[int, int]] = {}  # memory that is on another GPU, or in another context
         self._handles = itertools.count(0x1000)
         self._current, self._lock = threading.local(), threading.RLock()
@@ -218,6 +219,11 @@ class FakeCuda:
         if self._stream(stream) is None:
             return BAD_HANDLE, None
         return int(self.capturing(stream))
+
+    def _cuStreamGetCtx(self, stream: int) -> Any:
+        if self._stream(stream) is None:
+            return BAD_HANDLE, None
+        return self.contexts.get(stream, PRIMARY)
 
     def _cuStreamCreate(self, flags: int) -> int:
         assert flags == 1

@@ -6,10 +6,11 @@ backend may be called by one thread at a time; a clone shares the weights and ma
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..choice import Choice
 from ..engine_file import EngineFile
+from ..gpu_call import GpuRequest
 from ..images import Pixels
 from ..style import Codes
 
@@ -40,6 +41,13 @@ class Backend(Protocol):
             images: [N, height, width, channels].
             reference: [K, L, D], mixed into the code of every image.
             weights: [K, L], how far each row moves.
+        """
+
+    def translate_on_gpu(self, request: GpuRequest) -> Any:
+        """Return the result of arrays on the GPU, as :meth:`psp_rt.Translator.run` describes it.
+
+        Raises:
+            InputError: The backend is not on CUDA, or an array or stream is not what it must be.
         """
 
     def encode(self, images: Pixels) -> Codes:

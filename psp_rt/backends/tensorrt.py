@@ -28,6 +28,7 @@ from ..cuda import OutOfMemory
 from ..cuda_work import Resources
 from ..engine_file import EngineFile
 from ..errors import BackendError
+from ..gpu_call import GpuCall, GpuRequest, callers_stream
 from ..images import Pixels
 from ..manifest import Manifest
 from ..plans import read_plan, records
@@ -36,9 +37,9 @@ from ..tensorrt_build import load_library
 from .graph_calls import GraphCalls
 from .ports import GRAPHS
 from .tensorrt_graphs import NetworkRecording, Recording
-from .tensorrt_lane import GpuFailed, Lane
+from .tensorrt_lane import GpuFailed, Lane, failing_for_good
 from .tensorrt_plans import LoadedPlans, ReadPlan
-from .tensorrt_translation import HostTranslation
+from .tensorrt_translation import GpuTranslation, HostTranslation
 
 BATCH_SIZES_KEPT = 4  # of each network, and of translations
 Recorded = TypeVar("Recorded", bound=Recording)
@@ -140,6 +141,24 @@ class TensorRtBackend(GraphCalls):
                 results[rows] = recording.run(part, reference, weights)
         return results
 
+    def translate_on_gpu(self, request: GpuRequest) -> Any:
+        """Translate arrays on the GPU; each byte stays there."""
+        self._check_usable()
+        plans, lane, device = self._plans, self._lane, self._plans.device
+        with device.current(), self._noticing_failures():
+            caller = callers_stream(request, device)
+            call = GpuCall.open(request, plans.manifest, device=device, caller=caller, own=lane.stream)
+            with lane.between(caller, uses=call) if caller else lane.waited_for():
+                for part in call.parts(
+                    most_images=plans.networks["encoder"].max_batch,
+                    most_pictures=plans.networks["generator"].max_batch,
+                ):
+                    recording = self._gpu_translation(part.images, len(part.reference))
+                    recording.enqueue(part.source, part.target, part.reference, part.weights)
+                with failing_for_good():
+                    call.enqueued(lane.stream)
+        return call.returned
+
     def _run(self, name: str, feeds: dict[str, Any]) -> Any:
         """Run a network on a batch, in parts that its plan takes; the result is the caller's."""
         self._check_usable()
@@ -158,6 +177,10 @@ class TensorRtBackend(GraphCalls):
     def _host_translation(self, images: int, styles: int) -> HostTranslation:
         make = partial(HostTranslation, self._lane, images, styles)
         return self._recording("translation", ("host", images, styles), make)
+
+    def _gpu_translation(self, images: int, styles: int) -> GpuTranslation:
+        make = partial(GpuTranslation, self._lane, images, styles)
+        return self._recording("translation", ("gpu", images, styles), make)
 
     def _recording(self, what: str, key: Hashable, make: Callable[[], Recorded]) -> Recorded:
         """Return the recording for a size; the ones unused for longest make room for it."""

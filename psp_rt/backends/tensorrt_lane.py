@@ -64,10 +64,17 @@ class Lane:
             Refused: TensorRT would not enqueue it; what came before it has ended.
             GpuFailed: It failed, or whether it did is not known.
         """
-        with self._settling(), failing_for_good():
+        with self.waited_for(), failing_for_good():
             enqueue()
-            self._done.record(self.stream)
-            self._done.synchronize()
+
+    @contextmanager
+    def waited_for(self) -> Iterator[None]:
+        """Wait for what is enqueued meanwhile."""
+        with self._settling():
+            yield
+            with failing_for_good():
+                self._done.record(self.stream)
+                self._done.synchronize()
 
     @contextmanager
     def between(self, caller: Stream, uses: Any) -> Iterator[None]:
