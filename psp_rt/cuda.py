@@ -16,7 +16,7 @@ from typing import Any
 
 from .errors import BackendError, DeviceError
 
-INSTALL_BINDINGS = "pip install 'psp_rt[tensorrt]'"
+INSTALL_BINDINGS = "pip install 'cuda-bindings>=12.6.1,<14'"
 _OUT_OF_MEMORY, _NOT_READY = 2, 600  # CUDA_ERROR_OUT_OF_MEMORY and _NOT_READY, cuda.h
 
 
