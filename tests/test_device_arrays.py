@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gc
 import threading
+from contextlib import closing
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from psp_rt import BackendError, DeviceArray, InputError, PspError, StyleMix, Translator
+from psp_rt.cuda import CudaDevice
+from psp_rt.cuda_work import Resources, Stream
+from psp_rt.device_array import GpuMemory
 from tests import fake_gpu, tiny_engine
 from tests.fake_cuda import ILLEGAL_ADDRESS, LEGACY_STREAM, NO_MEMORY, OTHER_CONTEXT, RELEASES
 from tests.fake_library import DlpackArray, InterfaceArray, Library, OldDlpackArray
@@ -224,6 +228,7 @@ def test_an_input_is_kept_until_the_gpu_has_read_it(translator, library):
             library.free(self)
 
     result = translator.run(library.array(pixels(), Watched), stream=library.stream)
+    translator.run(library.array(pixels()), stream=library.stream)
     gc.collect()
     assert released == []  # nothing has run yet
     np.testing.assert_array_equal(library.read(result), expected(pixels())[0])
@@ -241,6 +246,27 @@ def test_a_result_that_is_dropped_at_once_is_freed_after_its_work(translator, li
     assert library.cuda.dead == 0
     results = [kind for at, kind in library.cuda.live.items() if at not in memory and kind == "event"]
     assert len(results) <= 8  # those that the lane keeps for the next calls
+
+
+def test_memory_that_is_dropped_waits_for_the_work_that_fills_it(library):
+    cuda = library.cuda
+    memory, content = GpuMemory(0, 5), np.arange(5, dtype=np.uint8)
+    address = memory.address
+    cuda.enqueue(library.stream, lambda: library._write(address, content))
+    with memory.device.current():
+        memory.ready.record(Stream(memory.device, library.stream))
+    del memory
+    assert not cuda.holds(address, 1)
+    library.synchronize()  # would fail, had the memory been gone before the write
+
+
+def test_memory_may_be_dropped_in_the_middle_of_a_recording(translator, library):
+    kept = [translator.run(library.array(pixels()))]
+    address = kept[0].pointer
+    device = CudaDevice(0)
+    with closing(device), device.current(), closing(Resources(device)) as made:
+        made.captured(made.stream(), kept.clear)
+    assert not library.cuda.holds(address, 1)
 
 
 def test_memory_is_freed_when_the_last_consumer_is_gone(translator, library):
