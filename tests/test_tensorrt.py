@@ -11,7 +11,6 @@ import pytest
 from psp_rt import BackendError, DeviceError, EngineFile, FormatError, StyleMix, Translator
 from psp_rt.backends.tensorrt import BATCH_SIZES_KEPT, TensorRtBackend
 from psp_rt.build import BuildRequest, build
-from psp_rt.device import probe_driver
 from psp_rt.errors import PspError
 from psp_rt.tensorrt_build import BuildOptions
 from tests import fake_gpu, tiny_engine
@@ -408,17 +407,3 @@ def test_a_gpu_that_cannot_be_used_is_a_device_error(gpu, tmp_path):
     gpu.cuda.gpus = 0
     with pytest.raises(DeviceError, match="cuda:0 cannot be used: cuDeviceGet failed on cuda:0: error 101"):
         open_backend(tmp_path / "a.engine", gpu)
-
-
-@pytest.mark.gpu
-def test_a_plan_built_here_runs_here(tmp_path):
-    """The real thing; no machine of the project has run it yet."""
-    pytest.importorskip("tensorrt")
-    pytest.importorskip("cuda.bindings.driver")
-    if probe_driver().problem:
-        pytest.skip(f"needs an NVIDIA GPU: {probe_driver().problem}")
-    path = fake_gpu.engine_with_plans(tmp_path / "a.engine")
-    with Translator(path, backend="tensorrt", color="rgb") as translator:
-        for count in (1, 3, 6, 3):
-            expected = tiny_engine.generate(tiny_engine.encode(images(count)))
-            np.testing.assert_array_equal(translator.run(images(count)), expected)
