@@ -237,6 +237,19 @@ def test_an_input_is_kept_until_the_gpu_has_read_it(translator, library):
     assert len(released) == 1
 
 
+def test_a_call_that_waits_lets_go_of_the_inputs_before_it(translator, library):
+    released = []
+
+    class Watched(DlpackArray):
+        def __del__(self):
+            released.append(self.address)
+
+    translator.run(library.array(pixels(), Watched), stream=library.stream)
+    translator.run(pixels())
+    gc.collect()
+    assert len(released) == 1
+
+
 def test_a_result_that_is_dropped_at_once_is_freed_after_its_work(translator, library):
     memory = library.cuda.live.copy()
     for _ in range(3):

@@ -75,6 +75,7 @@ class Lane:
             with failing_for_good():
                 self._done.record(self.stream)
                 self._done.synchronize()
+                self._release_finished()
 
     @contextmanager
     def between(self, caller: Stream, uses: Any) -> Iterator[None]:
