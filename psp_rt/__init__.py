@@ -7,14 +7,18 @@ Where to look:
 
     translator, style, streaming            what a program calls
     picture_forms, images                   pictures in, pictures out
+    device_array, foreign_arrays, dlpack,   the same on a GPU
+    stream_forms, gpu_call
     manifest, engine_file, engine_writer,   the file, and how it is checked
     zip_layout, onnx_weights, onnx_inputs
     choice, device, openvino_library        what there is to run on, and what `auto` takes
     backends/                               the runtimes, behind one protocol
+    cuda, cuda_work                         the driver calls that they make
     plans, build, tensorrt_build, ...       TensorRT plans inside the file
     cli, doctor, output_files               the command
 """
 
+from .device_array import DeviceArray
 from .engine_file import EngineFile
 from .engine_writer import write_engine
 from .errors import (
@@ -34,6 +38,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackendError",
+    "DeviceArray",
     "DeviceError",
     "EngineFile",
     "FormatError",

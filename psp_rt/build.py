@@ -22,7 +22,13 @@ from .errors import DeviceError, OutputError
 from .manifest import Manifest
 from .plan_parity import compare
 from .plans import RECORD, Machine, PlanRecord
-from .tensorrt_build import BuildOptions, PlanBuilder, Progress, load_library
+from .tensorrt_build import (
+    BuildOptions,
+    PlanBuilder,
+    Progress,
+    check_compute_capabilities,
+    load_library,
+)
 from .tensorrt_library import this_machine
 
 OpenPlans = Callable[[dict[str, Path], Manifest], Backend]  # plans by graph -> what runs them
@@ -77,6 +83,8 @@ def build(
     if request.strip_onnx and request.output is None:
         raise OutputError("without its graphs the engine runs nowhere else; add --output OTHER.engine")
     check_writable(output)
+    if request.export_folder is not None:
+        _check_folder(request.export_folder)
     trt, machine = prepare(request)
     with (
         EngineFile.open(request.engine) as engine,
@@ -102,11 +110,12 @@ def prepare(request: BuildRequest) -> tuple[Any, Machine]:
 
     Raises:
         DeviceError: There is no GPU to build on.
-        BackendError: The library is missing.
+        BackendError: The library is missing, or builds not for what is asked.
     """
     driver = probe_driver()  # first: TensorRT may take the process with it where there is no driver
     _check_gpu(driver, request)
     trt = load_library(rtx=request.rtx)
+    check_compute_capabilities(trt, request.options.compute_capabilities)
     return trt, this_machine(trt, driver, request.options.compute_capabilities)
 
 
@@ -143,7 +152,10 @@ def _build_all(
         report(f"building the {name}")
         plans[name] = folder / f"{name}.plan"
         plans[name].write_bytes(builder.build(builder.parse(engine, graph), progress=progress))
-    engine.check_unchanged()
+    engine.check_unchanged(
+        during="by another program, perhaps another build, while its plans were built",
+        mend="run the build again",
+    )
     if cache_file is not None and builder.timing_cache:
         _write(cache_file, builder.timing_cache)
     return plans
@@ -169,8 +181,19 @@ def _record(
     )
 
 
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; give the name of a folder for the plans")
+
+
 def _export(plans: dict[str, Path], record: PlanRecord, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be made: {error.strerror or error}. The engine has its plans; take them out "
+            "of it with unzip"
+        ) from error
     for name, path in plans.items():
         _write(folder / f"{name}.plan", path.read_bytes())
     _write(folder / RECORD, record.to_json().encode())

@@ -1,8 +1,7 @@
-"""The part of CUDA that running a TensorRT plan takes, over the driver calls of NVIDIA's cuda-bindings.
+"""One GPU, over the driver calls of NVIDIA's cuda-bindings; what is made on it is in `cuda_work`.
 
 It works in the primary context, which the process's other CUDA code (PyTorch, CuPy, pycuda.autoprimaryctx)
-shares, and leaves whatever context was current as it was. Every status is checked. What is made is kept by a
-`Resources`, which releases all of it in reverse order, also where one release fails.
+shares, and leaves whatever context was current as it was. Every status is checked.
 
 Written against cuda-bindings 12.9 and 13.5. It has not run on a GPU yet: the tests drive it with a
 stand-in for the module ``cuda.bindings.driver``.
@@ -10,22 +9,15 @@ stand-in for the module ``cuda.bindings.driver``.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from .errors import BackendError, DeviceError
 
-INSTALL_BINDINGS = "pip install 'psp_rt[tensorrt]'"
-_OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY, cuda.h
-
-Bytes = npt.NDArray[np.uint8]
+INSTALL_BINDINGS = "pip install 'cuda-bindings>=12.6.1,<14'"
+_OUT_OF_MEMORY, _NOT_READY = 2, 600  # CUDA_ERROR_OUT_OF_MEMORY and _NOT_READY, cuda.h
 
 
 class OutOfMemory(BackendError):
@@ -55,7 +47,7 @@ class CudaDevice:
         Raises:
             DeviceError: There is no such GPU, or it cannot be used.
         """
-        self.name = f"cuda:{index}"
+        self.index, self.name = index, f"cuda:{index}"
         self.driver = load_driver()
         self._context: Any = None
         try:
@@ -83,6 +75,28 @@ class CudaDevice:
             raise
         self.call("cuCtxPopCurrent")
 
+    def owns(self, context: Any) -> bool:
+        """Return whether a context is the primary one."""
+        return int(context) == int(self._context)
+
+    @contextmanager
+    def in_any_capture(self) -> Iterator[None]:
+        """Let calls work meanwhile also where this thread records a graph.
+
+        Python may release an object at any moment, and so in the middle of a recording, which a call such
+        as cuMemFree would spoil.
+        """
+        exchange = "cuThreadExchangeStreamCaptureMode"
+        before: Any = None
+        with suppress(BackendError):  # what is released is released even so
+            before = self.call(exchange, self.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED)
+        try:
+            yield
+        finally:
+            if before is not None:
+                with suppress(BackendError):
+                    self.call(exchange, before)
+
     def call(self, name: str, *arguments: Any) -> Any:
         """Call the driver and return what it gives beside its status.
 
@@ -90,12 +104,32 @@ class CudaDevice:
             OutOfMemory: There is too little.
             BackendError: The status is any other than success.
         """
+        status, *values = self._answer(name, *arguments)
+        self._check(name, status)
+        return values[0] if values else None
+
+    def finished(self, name: str, *arguments: Any) -> bool:
+        """Ask the driver whether something has ended.
+
+        Raises:
+            BackendError: The status is neither success nor "not ready".
+        """
+        status = self._answer(name, *arguments)[0]
+        if int(status) == _NOT_READY:
+            return False
+        self._check(name, status)
+        return True
+
+    def _answer(self, name: str, *arguments: Any) -> tuple[Any, ...]:
         try:
-            status, *values = getattr(self.driver, name)(*arguments)
+            answer: tuple[Any, ...] = getattr(self.driver, name)(*arguments)
         except (RuntimeError, AttributeError) as error:  # no libcuda; an older driver has not this call
             raise BackendError(
                 f"{name} cannot be called on {self.name} ({error}); see nvidia-smi and psp-rt doctor"
             ) from error
+        return answer
+
+    def _check(self, name: str, status: Any) -> None:
         if int(status) == _OUT_OF_MEMORY:
             raise OutOfMemory(
                 f"{self.name} has too little memory left ({name}); use a smaller max_batch, or close other "
@@ -105,7 +139,6 @@ class CudaDevice:
             raise BackendError(
                 f"{name} failed on {self.name}: {self._described(status)}; see nvidia-smi and psp-rt doctor"
             )
-        return values[0] if values else None
 
     def _described(self, status: Any) -> str:
         try:
@@ -113,135 +146,3 @@ class CudaDevice:
             return ": ".join(text.decode() for text in texts)
         except (RuntimeError, AttributeError):  # None for a status that the driver does not know
             return f"error {int(status)}"
-
-
-class Stream:
-    """An order of work on the GPU, beside the default stream of other code."""
-
-    def __init__(self, device: CudaDevice, handle: Any) -> None:
-        self._device = device
-        self.handle = handle
-
-    @property
-    def number(self) -> int:
-        """Return the handle as TensorRT takes it."""
-        return int(self.handle)
-
-    def upload(self, address: int, host: Bytes) -> None:
-        """Enqueue a copy from pinned memory [size] to the GPU."""
-        self._device.call("cuMemcpyHtoDAsync", address, host.ctypes.data, host.nbytes, self.handle)
-
-    def download(self, host: Bytes, address: int) -> None:
-        """Enqueue a copy from the GPU to pinned memory [size]."""
-        self._device.call("cuMemcpyDtoHAsync", host.ctypes.data, address, host.nbytes, self.handle)
-
-    def synchronize(self) -> None:
-        """Wait for all work; errors of the work come out here."""
-        self._device.call("cuStreamSynchronize", self.handle)
-
-
-class Event:
-    """A point in a stream to wait for."""
-
-    def __init__(self, device: CudaDevice, handle: Any) -> None:
-        self._device = device
-        self._handle = handle
-
-    def record(self, stream: Stream) -> None:
-        """Set the point after the work enqueued so far."""
-        self._device.call("cuEventRecord", self._handle, stream.handle)
-
-    def synchronize(self) -> None:
-        """Wait for the point; errors of the work before it come out here."""
-        self._device.call("cuEventSynchronize", self._handle)
-
-
-class Graph:
-    """Recorded work, which one call launches."""
-
-    def __init__(self, device: CudaDevice, handle: Any) -> None:
-        self._device = device
-        self._handle = handle
-
-    def launch(self, stream: Stream) -> None:
-        """Enqueue all of it."""
-        self._device.call("cuGraphLaunch", self._handle, stream.handle)
-
-
-class Resources:
-    """What was made on a device, to be released together; the device's context must be current."""
-
-    def __init__(self, device: CudaDevice) -> None:
-        self._device = device
-        self._releases = ExitStack()
-
-    def __enter__(self) -> Resources:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Release everything if there was an error, which matters more than one on the way out."""
-        if error is not None:
-            with suppress(BackendError):
-                self.close()
-
-    def close(self) -> None:
-        """Release everything, the latest first. Closing twice is allowed."""
-        self._releases.close()  # goes on after an error, and raises it at the end
-
-    def keep(self, release: Callable[..., Any], *arguments: Any) -> None:
-        """Call this when everything is released."""
-        self._releases.callback(release, *arguments)
-
-    def device_memory(self, size: int) -> int:
-        """Return the address of some bytes on the GPU, aligned to at least 256."""
-        pointer = self._made("cuMemFree", "cuMemAlloc", size)
-        return int(pointer)
-
-    def pinned_memory(self, size: int) -> Bytes:
-        """Return bytes [size] on the host that the GPU copies by itself; not to be used after release."""
-        address = int(self._made("cuMemFreeHost", "cuMemHostAlloc", size, 0))
-        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
-
-    def stream(self) -> Stream:
-        """Return a stream that waits for no other one."""
-        flag = int(self._device.driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
-        return Stream(self._device, self._made("cuStreamDestroy", "cuStreamCreate", flag))
-
-    def event(self) -> Event:
-        """Return an event that keeps no time."""
-        flag = int(self._device.driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)
-        return Event(self._device, self._made("cuEventDestroy", "cuEventCreate", flag))
-
-    def captured(self, stream: Stream, enqueue: Callable[[], None]) -> Graph:
-        """Return a graph of what a function enqueues; nothing of it runs yet.
-
-        Raises:
-            BackendError: A call was made that cannot be recorded.
-        """
-        # "Global" mode would make CUDA calls of other threads fail.
-        mode = self._device.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        self._device.call("cuStreamBeginCapture", stream.handle, mode)
-        with ExitStack() as recorded:
-            try:
-                enqueue()
-            except BaseException:
-                with suppress(BackendError):  # the stream must leave its capture, or it stays useless
-                    self._end_capture(stream, recorded)
-                raise
-            graph = self._end_capture(stream, recorded)
-            executable = self._made("cuGraphExecDestroy", "cuGraphInstantiate", graph, 0)
-        return Graph(self._device, executable)
-
-    def _end_capture(self, stream: Stream, recorded: ExitStack) -> Any:
-        graph = self._device.call("cuStreamEndCapture", stream.handle)
-        if graph is None or not int(graph):
-            raise BackendError(f"nothing could be recorded on {self._device.name}; see psp-rt doctor")
-        recorded.callback(self._device.call, "cuGraphDestroy", graph)
-        return graph
-
-    def _made(self, release: str, make: str, *arguments: Any) -> Any:
-        handle = self._device.call(make, *arguments)
-        self.keep(self._device.call, release, handle)
-        return handle

@@ -108,14 +108,16 @@ class EngineFile:
                 "that it was made from" + (f" (no plan of it is run here: {why})" if why else "")
             )
 
-    def check_unchanged(self) -> None:
+    def check_unchanged(
+        self, *, during: str = "while it was being loaded", mend: str = "open it again"
+    ) -> None:
         """Refuse to go on if another file has taken this one's place since it was opened."""
         try:
             identity = _identity(os.stat(self.path))
         except OSError:
             identity = ()
         if identity != self._identity:
-            raise FormatError(f"{self.path} was replaced while it was being loaded; open it again")
+            raise FormatError(f"{self.path} was replaced {during}; {mend}")
 
     def close(self) -> None:
         """Let go of the file."""

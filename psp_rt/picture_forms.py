@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from .errors import InputError
+from .foreign_arrays import is_device_array
 from .images import Pixels, check_array, swap_channels, to_input
 from .manifest import InputSpec
 
@@ -50,7 +51,11 @@ class Pictures:
 
 def read_pictures(images: Any, spec: InputSpec, *, color: str) -> Pictures:
     """Return one picture or a batch as the encoder takes it."""
-    container, items = _items(images, spec)
+    container, items = ("one", [images]) if is_device_array(images) else _items(images, spec)
+    if any(map(is_device_array, items)):
+        raise InputError(
+            "pictures on a GPU are taken by run() alone, one or a batch as one array: torch.stack(pictures)"
+        )
     if not items:
         raise InputError("the batch is empty; pass at least one picture")
     pixels = np.stack([_item(item, index, container, spec, color) for index, item in enumerate(items)])

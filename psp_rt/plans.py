@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -202,8 +202,8 @@ def _checked(values: Any, kind: type[Any], name: str) -> dict[str, Any]:
     """Return the fields of a dataclass from JSON, each of the type that it should have."""
     if not isinstance(values, dict):
         raise FormatError(f"{name} is no object; build the plan again")
-    checks = {
-        "str": lambda value: isinstance(value, str) and value.isprintable() and len(value) <= 200,
+    checks: dict[str, Callable[[Any], bool]] = {
+        "str": _is_text,
         "int": lambda value: isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 4096,
         "bool": lambda value: isinstance(value, bool),
         "Machine": lambda value: isinstance(value, dict),
@@ -219,4 +219,12 @@ def _checked(values: Any, kind: type[Any], name: str) -> dict[str, Any]:
 
 
 def _is_mapping(value: object, kind: type | tuple[type, ...]) -> bool:
-    return isinstance(value, dict) and all(isinstance(entry, kind) for entry in value.values())
+    """Return whether it is an object of such values; its texts may reach a terminal."""
+    return isinstance(value, dict) and all(
+        isinstance(entry, kind) and all(map(_is_text, (key, entry) if isinstance(entry, str) else (key,)))
+        for key, entry in value.items()
+    )
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable() and len(value) <= 200

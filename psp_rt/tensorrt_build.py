@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,19 +187,32 @@ def _profile(builder: Any, network: Any, batches: Sequence[int]) -> Any:
     return profile
 
 
-def _set_compute_capabilities(trt: Any, config: Any, wanted: Sequence[str]) -> None:
+def check_compute_capabilities(trt: Any, wanted: Sequence[str]) -> None:
+    """Refuse what the library builds not for, before it has worked for minutes.
+
+    Raises:
+        BackendError: It is not TensorRT for RTX; a capability is unknown to it, or named twice.
+    """
     if not wanted:
         return
     known = getattr(trt, "ComputeCapability", None)
     if known is None:
         raise BackendError("only TensorRT for RTX builds for other GPUs than this one; add --rtx")
-    config.num_compute_capabilities = len(wanted)
+    names = {f"{key[2:-1]}.{key[-1]}" for key in known.__members__ if re.fullmatch(r"SM\d{2,}", key)}
+    for version in wanted:
+        if version not in names:
+            listed = ", ".join(sorted(names, key=float))
+            raise BackendError(f"TensorRT for RTX builds for compute capability {listed}; got {version!r}")
+    if len(set(wanted)) < len(wanted):
+        raise BackendError(f"a compute capability is named twice: {', '.join(wanted)}; name each once")
+
+
+def _set_compute_capabilities(trt: Any, config: Any, wanted: Sequence[str]) -> None:
+    check_compute_capabilities(trt, wanted)
+    if wanted:
+        config.num_compute_capabilities = len(wanted)
     for index, version in enumerate(wanted):
-        name = "SM" + version.replace(".", "")
-        if not hasattr(known, name):
-            names = ", ".join(f"{key[2:-1]}.{key[-1]}" for key in known.__members__ if key.startswith("SM"))
-            raise BackendError(f"TensorRT for RTX builds for {names}; got {version}")
-        config.set_compute_capability(getattr(known, name), index)
+        config.set_compute_capability(getattr(trt.ComputeCapability, "SM" + version.replace(".", "")), index)
 
 
 def error_logger(trt: Any) -> Any:

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -18,6 +19,8 @@ from .backends import Backend, open_backend
 from .choice import Machine, choose
 from .engine_file import EngineFile
 from .errors import InputError, PspError
+from .foreign_arrays import is_device_array
+from .gpu_call import GpuRequest
 from .images import COLORS, Pixels
 from .manifest import InputSpec, Manifest
 from .picture_forms import read_pictures, to_array
@@ -93,8 +96,15 @@ class Translator:
     def __repr__(self) -> str:
         return f"<Translator of {self.manifest.task} on {self.runs_on}>"
 
-    def run(self, images: Any, *, style: StyleMix | None = None, out: Pixels | None = None) -> Any:
+    def run(self, images: Any, *, style: StyleMix | None = None, out: Any = None, stream: Any = None) -> Any:
         """Translate one picture or a batch.
+
+        Pictures on a GPU - arrays of PyTorch, CuPy, pycuda and others with DLPack or
+        ``__cuda_array_interface__`` - are taken by TensorRT and by ONNX Runtime on CUDA, and give a
+        :class:`DeviceArray`, or ``out``. No picture crosses to the host; TensorRT's recorded graphs have
+        buffers of their own, to and from which the pictures are copied on the GPU. Such pictures are
+        RGB (open with ``color="rgb"``), uint8, without gaps, and have exactly the size and channels of the
+        model's input; label ids are not checked. This has not run on a GPU yet.
 
         Args:
             images: A path, a PIL image, uint8 [H, W, 3], [H, W] or [N, H, W, 3], or a list of such; all
@@ -102,7 +112,14 @@ class Translator:
                 to the model's input; faces should be cut and aligned as in training.
             style: Mixes other styles in. With K references each picture gives K results; it is
                 encoded once, the seeds are mapped once, and all results are generated as one batch.
-            out: An array for the results, where the input is an array.
+                (On a GPU it is encoded again for every ``max_batch`` styles.)
+            out: An array for the results, where the input is an array; on the GPU, where that is.
+            stream: For pictures on a GPU: the CUDA stream in which they are made and results are used, as
+                an int or an object of PyTorch, CuPy, pycuda or cuda.core. With TensorRT, run() then returns
+                at once, and later work in that stream finds the results; it waits only for a size that
+                is new, for seeds, or for a style other than in the call before. ONNX Runtime waits for the
+                stream before it begins, and returns when it is done. Without a stream, both wait for the
+                array's own one (or the default stream), and return when results are there.
 
         Returns:
             The results in the form of the input: see :mod:`psp_rt.picture_forms`.
@@ -110,18 +127,20 @@ class Translator:
         Raises:
             InputError: A picture cannot be read, or is not what the model takes.
         """
+        if is_device_array(images):
+            return self._run_on_gpu(images, style, out, stream)
+        if stream is not None:
+            raise InputError("stream= goes with pictures on a GPU; leave it out for all others")
         pictures = read_pictures(images, self._input_spec("run"), color=self._color)
         with self._taking_turns() as backend:
-            style = self._settled(backend, style)
-            codes = self._in_parts(backend.encode, pictures.pixels)
-            results = self._generate(backend, codes, style)
+            results = self._translate(backend, pictures.pixels, self._settled(backend, style))
         return pictures.restore(results, out)
 
     def encode(self, images: Any) -> Codes:
         """Return the codes of one picture [L, D], or of a batch or list [N, L, D]."""
         pictures = read_pictures(images, self._input_spec("encode"), color=self._color)
         with self._taking_turns() as backend:
-            codes = self._in_parts(backend.encode, pictures.pixels)
+            codes = self._in_parts(self._max_batch, backend.encode, pictures.pixels)
         return codes[0] if pictures.container == "one" else codes
 
     def generate(
@@ -227,31 +246,67 @@ class Translator:
         rows = (self.manifest.num_styles, self.manifest.style_dim)
         return style.with_references(style.references(*rows, lambda seeds: self._map_seeds(backend, seeds)))
 
+    def _mix(self, backend: Backend, style: StyleMix | None) -> tuple[Codes, Codes]:
+        """Return the references [K, L, D] of a style, and the weights [K, L]; without one, K is 1."""
+        rows = (self.manifest.num_styles, self.manifest.style_dim)
+        if style is None:
+            return np.zeros((1, *rows), np.float32), np.zeros((1, rows[0]), np.float32)
+        references = style.references(*rows, lambda seeds: self._map_seeds(backend, seeds))
+        return references, np.tile(style.weights(rows[0]), (len(references), 1))
+
+    def _run_on_gpu(self, images: Any, style: StyleMix | None, out: Any, stream: Any) -> Any:
+        self._input_spec("run")
+        if self._color != "rgb":
+            raise InputError(
+                "pictures on a GPU are RGB, the input and the result, and this translator was opened with "
+                f"color={self._color!r}, whose order is not swapped there; open it with color='rgb'"
+            )
+        with self._taking_turns() as backend:
+            reference, weights = self._mix(backend, self._settled(backend, style))
+            request = GpuRequest(
+                images=images,
+                out=out,
+                stream=stream,
+                reference=reference,
+                weights=weights,
+                several=_several(style),
+                max_batch=self._max_batch,
+            )
+            return backend.translate_on_gpu(request)
+
+    def _translate(self, backend: Backend, pixels: Pixels, style: StyleMix | None) -> Pixels:
+        """Return pictures [N, H, W, 3], or [N, K, H, W, 3] for several styles, of images [N, H, W, C]."""
+        reference, weights = self._mix(backend, style)
+        images_at_once = self._max_batch // len(reference)
+        if not images_at_once:  # one encoding serves several parts of the styles
+            return self._generate(backend, self._in_parts(self._max_batch, backend.encode, pixels), style)
+        translate = partial(backend.translate, reference=reference, weights=weights)
+        results = self._in_parts(images_at_once, translate, pixels)
+        return results.reshape(-1, len(reference), *results.shape[1:]) if _several(style) else results
+
     def _generate(self, backend: Backend, codes: Codes, style: StyleMix | None) -> Pixels:
         """Return pictures [N, H, W, 3], or [N, K, H, W, 3] for several styles, of codes [N, L, D]."""
-        count, num_styles, style_dim = codes.shape
-        if style is None:
-            return self._in_parts(backend.generate, codes, codes, np.zeros((count, num_styles), np.float32))
-        references = style.references(num_styles, style_dim, lambda seeds: self._map_seeds(backend, seeds))
-        styles = len(references)
+        reference, weights = self._mix(backend, style)
         results = self._in_parts(
+            self._max_batch,
             backend.generate,
-            np.repeat(codes, styles, axis=0),
-            np.tile(references, (count, 1, 1)),
-            np.broadcast_to(style.weights(num_styles), (count * styles, num_styles)),
+            np.repeat(codes, len(reference), axis=0),
+            np.tile(reference, (len(codes), 1, 1)),
+            np.tile(weights, (len(codes), 1)),
         )
-        return results.reshape(count, styles, *results.shape[1:]) if style.several else results
+        return results.reshape(-1, len(reference), *results.shape[1:]) if _several(style) else results
 
     def _in_parts(
-        self, graph: Callable[..., npt.NDArray[Scalar]], *inputs: npt.NDArray[Any]
+        self, most: int, graph: Callable[..., npt.NDArray[Scalar]], *inputs: npt.NDArray[Any]
     ) -> npt.NDArray[Scalar]:
-        """Run a graph on a batch, in parts of at most ``max_batch``."""
-        starts = range(0, len(inputs[0]), self._max_batch)
-        parts = [
-            graph(*(np.ascontiguousarray(part[at : at + self._max_batch]) for part in inputs))
-            for at in starts
-        ]
+        """Run a graph on a batch, in parts of at most ``most``."""
+        starts = range(0, len(inputs[0]), most)
+        parts = [graph(*(np.ascontiguousarray(part[at : at + most]) for part in inputs)) for at in starts]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _several(style: StyleMix | None) -> bool:
+    return style is not None and style.several
 
 
 def _check_settings(color: str, threads: int | None, max_batch: int) -> None:

@@ -2,6 +2,10 @@
 
 It says what NVIDIA's driver would: nothing may be done without a current context, used after its release, or
 allocated during a capture. ``live`` holds what was made and not released.
+
+It is unkind where the driver may be: a stream's work is done as late as possible, and no sooner because
+another stream's was; memory that is released under work that waits is gone; and pinned memory that changes
+between the launch of an upload and its doing is noted in ``faults``.
 """
 
 from __future__ import annotations
@@ -15,6 +19,9 @@ from types import SimpleNamespace
 from typing import Any
 
 NO_MEMORY, BAD_VALUE, NO_CONTEXT, BAD_HANDLE, ILLEGAL_ADDRESS, CAPTURING = 2, 1, 201, 400, 700, 900
+NOT_READY, IMPLICIT_CAPTURE = 600, 906
+LEGACY_STREAM = 1
+PRIMARY, OTHER_CONTEXT = 0xC0, 0xD0
 NAMES = {NO_MEMORY: b"CUDA_ERROR_OUT_OF_MEMORY", ILLEGAL_ADDRESS: b"CUDA_ERROR_ILLEGAL_ADDRESS"}
 RELEASES = ("Destroy", "Free", "Release", "Pop")
 Work = Callable[[], int]  # gives a status
@@ -25,7 +32,12 @@ class FakeCuda:
 
     CUstream_flags = SimpleNamespace(CU_STREAM_NON_BLOCKING=1)
     CUevent_flags = SimpleNamespace(CU_EVENT_DISABLE_TIMING=2)
-    CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1)
+    CUstreamCaptureMode = SimpleNamespace(
+        CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1, CU_STREAM_CAPTURE_MODE_RELAXED=2
+    )
+    CUpointer_attribute = SimpleNamespace(
+        CU_POINTER_ATTRIBUTE_CONTEXT=1, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL=9
+    )
 
     def __init__(self, gpus: int = 1) -> None:
         self.gpus, self.retained = gpus, 0
@@ -34,12 +46,18 @@ class FakeCuda:
         self.calls: Counter[str] = Counter()
         self.log: list[str] = []
         self.failures: dict[int, int] = {}  # by the number of a call: its status
+        self.refusals: dict[str, int] = {}  # by the name of a call: the status of its next one
         self.free_bytes = 1 << 40
         self.dead = 0  # a status that every call gives from now on
         self._content: dict[int, Any] = {}
         self._capturing: dict[int, int] = {}  # streams, and the threads that record them
+        self._relaxed: set[int] = set()  # threads that may do anything during a capture
+        self.faults: list[str] = []
+        self.contexts: dict[int, int] = {}  # of streams in another context
+        self.placed: dict[int, tuple[int, int]] = {}  # memory that is on another GPU, or in another context
         self._handles = itertools.count(0x1000)
         self._current, self._lock = threading.local(), threading.RLock()
+        self._content[LEGACY_STREAM] = SimpleNamespace(queue=[], recorded=None)
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("cu"):
@@ -50,7 +68,8 @@ class FakeCuda:
             with self._lock:
                 self.calls[name] += 1
                 self.log.append(name)
-                status = self.failures.pop(len(self.log) - 1, 0) or self.dead
+                status = self.failures.pop(len(self.log) - 1, 0) or self.refusals.pop(name, 0)
+                status = status or self.dead
                 if not status and not self._stack and name not in CONTEXT_FREE:
                     status = NO_CONTEXT
                 if status and not name.startswith("cuGetError"):
@@ -75,7 +94,7 @@ class FakeCuda:
 
     def _cuDevicePrimaryCtxRetain(self, device: int) -> int:
         self.retained += 1
-        return 0xC0
+        return PRIMARY
 
     def _cuDevicePrimaryCtxRelease(self, device: int) -> None:
         self.retained -= 1
@@ -103,14 +122,33 @@ class FakeCuda:
     def _cuMemHostAlloc(self, size: int, flags: int) -> Any:
         return self._memory("pinned memory", size)
 
+    def _forbidden(self) -> bool:
+        """Say whether this thread records; "thread-local" mode lets the others go on."""
+        thread = threading.get_ident()
+        return thread in self._capturing.values() and thread not in self._relaxed
+
+    def _cuThreadExchangeStreamCaptureMode(self, mode: int) -> int:
+        thread = threading.get_ident()
+        before = 2 if thread in self._relaxed else 1
+        (self._relaxed.add if mode == 2 else self._relaxed.discard)(thread)
+        return before
+
+    def _cuPointerGetAttribute(self, attribute: int, address: int) -> Any:
+        if not self.holds(address, 1):
+            return BAD_VALUE, None
+        index, context = self.placed.get(address, (0, PRIMARY))
+        return context if attribute == 1 else index
+
     def _cuMemFree(self, address: int) -> Any:
+        if self._forbidden():
+            return (CAPTURING,)
         return self._release(address, "device memory")
 
     def _cuMemFreeHost(self, address: int) -> Any:
         return self._release(address, "pinned memory")
 
     def _memory(self, kind: str, size: int) -> Any:
-        if threading.get_ident() in self._capturing.values():  # "thread-local" mode: other threads may
+        if self._forbidden():
             return CAPTURING, None
         if size < 1:
             return BAD_VALUE, None
@@ -128,13 +166,31 @@ class FakeCuda:
         )
 
     def _cuMemcpyHtoDAsync(self, address: int, host: int, size: int, stream: int) -> Any:
-        return self.enqueue(stream, lambda: self._copy(address, host, size, address, host))
+        return self.enqueue(stream, Upload(self, address, host, size))
 
     def _cuMemcpyDtoHAsync(self, host: int, address: int, size: int, stream: int) -> Any:
-        return self.enqueue(stream, lambda: self._copy(host, address, size, address, host))
+        return self.enqueue(stream, lambda: self.copy(host, address, size, device=[address], pinned=[host]))
 
-    def _copy(self, to: int, source: int, size: int, device: int, host: int) -> int:
-        if not (self.holds(device, size) and self.holds(host, size, "pinned memory")):
+    def _cuMemcpyDtoDAsync(self, to: int, address: int, size: int, stream: int) -> Any:
+        return self.enqueue(stream, lambda: self.copy(to, address, size, device=[address, to]))
+
+    def _cuMemsetD8Async(self, address: int, value: int, size: int, stream: int) -> Any:
+        zeros = ctypes.create_string_buffer(bytes([value]) * size, size)
+        return self.enqueue(
+            stream, lambda: self.copy(address, ctypes.addressof(zeros), size, device=[address], keep=zeros)
+        )
+
+    def _cuMemcpyDtoH(self, host: int, address: int, size: int) -> Any:
+        status = self._cuStreamSynchronize(LEGACY_STREAM)[0]
+        return (status or self.copy(host, address, size, device=[address]),)
+
+    def copy(
+        self, to: int, source: int, size: int, *, device: list[int], pinned: Any = (), keep: Any = None
+    ) -> int:
+        """Move bytes, between memory that must still be there."""
+        if not all(self.holds(at, size) for at in device):
+            return ILLEGAL_ADDRESS
+        if not all(self.holds(at, size, "pinned memory") for at in pinned):
             return ILLEGAL_ADDRESS
         ctypes.memmove(to, source, size)
         return 0
@@ -143,50 +199,95 @@ class FakeCuda:
 
     def enqueue(self, stream: int, work: Work) -> Any:
         """Put work into a stream; or into its recording."""
-        content = self._content.get(int(stream))
+        content = self._stream(stream)
         if content is None:
             return (BAD_HANDLE,)
-        (content.queue if content.recorded is None else content.recorded).append(work)
+        if content.recorded is not None:
+            content.recorded.append(work)
+        else:
+            content.queue.append(work.launched() if isinstance(work, Upload) else work)
         return (0,)
+
+    def _stream(self, handle: int) -> Any:
+        return self._content.get(int(handle) or LEGACY_STREAM)
 
     def capturing(self, stream: int) -> bool:
         """Say whether a stream is recorded."""
-        return self._content[stream].recorded is not None
+        return self._stream(stream).recorded is not None
+
+    def _cuStreamIsCapturing(self, stream: int) -> Any:
+        if self._stream(stream) is None:
+            return BAD_HANDLE, None
+        return int(self.capturing(stream))
+
+    def _cuStreamGetCtx(self, stream: int) -> Any:
+        if self._stream(stream) is None:
+            return BAD_HANDLE, None
+        return self.contexts.get(stream, PRIMARY)
 
     def _cuStreamCreate(self, flags: int) -> int:
         assert flags == 1
         return self._made("stream", SimpleNamespace(queue=[], recorded=None))
 
     def _cuStreamDestroy(self, stream: int) -> Any:
-        return self._release(stream, "stream")
+        content = self._content.get(stream)
+        released = self._release(stream, "stream")
+        if content is not None and self._work_off(content):  # a destroyed stream's work still goes on
+            self.faults.append("work of a destroyed stream failed")
+        return released
 
     def _cuStreamSynchronize(self, stream: int) -> Any:
-        content = self._content[stream]
-        if content.recorded is not None:
-            return (CAPTURING,)
-        while content.queue:
+        content = self._stream(stream)
+        if content is None:
+            return (BAD_HANDLE,)
+        return (CAPTURING,) if content.recorded is not None else (self._work_off(content),)
+
+    def _work_off(self, content: Any, until: Any = None) -> int:
+        """Do a stream's work, all of it or until a point is passed."""
+        while content.queue and not (until is not None and until.passed):
             status = content.queue.pop(0)()
             if status:
                 self.dead = status
-                return (status,)
-        return (0,)
+                return status
+        return 0
+
+    def _cuStreamWaitEvent(self, stream: int, event: int, flags: int) -> Any:
+        point = self._content[event].point
+        if point is None:
+            return (0,)
+        return self.enqueue(stream, lambda: self._work_off(point.content, point))
 
     def _cuEventCreate(self, flags: int) -> int:
-        return self._made("event", SimpleNamespace(stream=None))
+        return self._made("event", SimpleNamespace(point=None))
 
-    def _cuEventRecord(self, event: int, stream: int) -> None:
-        self._content[event].stream = stream
+    def _cuEventRecord(self, event: int, stream: int) -> Any:
+        content = self._stream(stream)
+        if content is None:
+            return (BAD_HANDLE,)
+        point = SimpleNamespace(passed=False, content=content)
+
+        def pass_it() -> int:
+            point.passed = True
+            return 0
+
+        content.queue.append(pass_it)
+        self._content[event].point = point
+        return None
+
+    def _cuEventQuery(self, event: int) -> Any:
+        point = self._content[event].point
+        return (0,) if point is None or point.passed else (NOT_READY,)
 
     def _cuEventSynchronize(self, event: int) -> Any:
-        stream = self._content[event].stream
-        return (0,) if stream is None else self._cuStreamSynchronize(stream)
+        point = self._content[event].point
+        return (0,) if point is None else (self._work_off(point.content, point),)
 
     def _cuEventDestroy(self, event: int) -> Any:
         return self._release(event, "event")
 
     def _cuStreamBeginCapture(self, stream: int, mode: int) -> Any:
         assert mode == self.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        if self._content[stream].queue:
+        if self._content[stream].queue:  # legal, but nobody wants work before a capture to count as in it
             return (CAPTURING,)
         self._content[stream].recorded, self._capturing[stream] = [], threading.get_ident()
         return None
@@ -228,3 +329,24 @@ CONTEXT_FREE = {
     "cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuDevicePrimaryCtxRelease", "cuCtxPushCurrent",
     "cuGetErrorName", "cuGetErrorString",
 }  # fmt: skip
+
+
+class Upload:
+    """A copy from pinned memory, which must be the same when the GPU gets to it as when it was launched."""
+
+    def __init__(self, cuda: FakeCuda, address: int, host: int, size: int) -> None:
+        self.cuda, self.address, self.host, self.size = cuda, address, host, size
+        self.expected: bytes | None = None
+
+    def launched(self) -> Upload:
+        """Return the same, with what the host memory holds now."""
+        upload = Upload(self.cuda, self.address, self.host, self.size)
+        if self.cuda.holds(self.host, self.size, "pinned memory"):
+            upload.expected = ctypes.string_at(self.host, self.size)
+        return upload
+
+    def __call__(self) -> int:
+        status = self.cuda.copy(self.address, self.host, self.size, device=[self.address], pinned=[self.host])
+        if not status and ctypes.string_at(self.host, self.size) != self.expected:
+            self.cuda.faults.append("pinned memory changed before the GPU had read it")
+        return status

@@ -31,6 +31,7 @@ class FakeGpu:
         """Return what was made and is not released yet; a context in use is "context"."""
         gc.collect()
         alive = [type(thing).__name__ for thing in self.trt.alive]
+        assert self.cuda.faults == []
         return sorted([*self.cuda.live.values(), *["context"] * self.cuda.retained, *alive])
 
 

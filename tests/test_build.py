@@ -1,6 +1,7 @@
 """psp-rt build: plans are added to an engine whole or not at all, and it says why where it cannot."""
 
 import ctypes
+import enum
 import errno
 import os
 import platform
@@ -28,7 +29,7 @@ from psp_rt import (
 from psp_rt.build import BuildRequest
 from psp_rt.cli import main
 from psp_rt.device import Driver
-from psp_rt.tensorrt_build import BuildOptions, load_library
+from psp_rt.tensorrt_build import BuildOptions, check_compute_capabilities, load_library
 from tests import fake_gpu, tiny_engine
 from tests.fake_tensorrt import FakeTensorRT
 
@@ -294,6 +295,56 @@ def test_plans_are_exported_for_other_tools(engine, trt, tmp_path):
     inside = contents(engine)
     for name in ("encoder.plan", "mapping.plan", "generator.plan", "record.json"):
         assert (tmp_path / "parts" / "plans" / name).read_bytes() == inside[f"plans/{TARGET}/{name}"]
+
+
+def test_a_file_where_the_plans_should_be_exported_is_refused_before_any_work(engine, trt, tmp_path):
+    (tmp_path / "plans").write_text("mine")
+    before = engine.read_bytes()
+    with pytest.raises(OutputError, match=r"plans is a file; give the name of a folder for the plans"):
+        build.build(request(engine, export_folder=tmp_path / "plans"))
+    assert trt.networks == []
+    with pytest.raises(OutputError, match=r"below cannot be made: Not a directory.*The engine has its plans"):
+        build.build(request(engine, export_folder=tmp_path / "plans" / "below"))
+    assert (tmp_path / "plans").read_text() == "mine"
+    assert engine.read_bytes() != before  # as the message says
+
+
+def test_of_two_builds_at_once_the_later_one_says_what_happened(engine, trt):
+    def other_build(step):
+        if step == "building the generator":
+            build.build(request(engine))
+
+    with pytest.raises(
+        FormatError, match=r"perhaps another build, while its plans were built; run the build ag"
+    ):
+        build.build(request(engine), report=other_build)
+    assert f"plans/{TARGET}/encoder.plan" in contents(engine)
+
+
+class Capabilities(enum.IntEnum):
+    """As in TensorRT for RTX."""
+
+    NONE = 0
+    CURRENT = 1
+    SM75 = 75
+    SM89 = 89
+    SM120 = 120
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (("99.9",), r"for compute capability 7\.5, 8\.9, 12\.0; got '99\.9'"),
+        (("89",), "got '89'"),
+        (("8.9", "x"), "got 'x'"),
+        (("8.9", "12.0", "8.9"), r"named twice: 8\.9, 12\.0, 8\.9; name each once"),
+    ],
+)
+def test_compute_capabilities_that_nobody_builds_for_are_refused_before_any_work(wanted, message):
+    library = SimpleNamespace(ComputeCapability=Capabilities)
+    with pytest.raises(BackendError, match=message):
+        check_compute_capabilities(library, wanted)
+    check_compute_capabilities(library, ("8.9", "12.0"))
 
 
 # The comparison after a build.

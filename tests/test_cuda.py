@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from psp_rt.cuda import CudaDevice, OutOfMemory, Resources
+from psp_rt.cuda import CudaDevice, OutOfMemory
+from psp_rt.cuda_work import Resources
 from psp_rt.errors import BackendError, DeviceError
 from tests.fake_cuda import CAPTURING, NO_MEMORY, FakeCuda
 

@@ -124,16 +124,16 @@ def test_a_plan_in_fp16_is_taken_by_itself_and_told(gpu, tmp_path):
 
 
 def test_a_missing_library_is_named_where_there_is_a_plan_for_it(path, monkeypatch):
-    for name, words in (
-        ("tensorrt", "TensorRT cannot be"),
-        ("cuda.bindings.driver", "cuda-bindings cannot be"),
+    for name, words, install in (
+        ("tensorrt", "TensorRT cannot be", "'psp_rt[tensorrt]'"),
+        ("cuda.bindings.driver", "cuda-bindings cannot be", "'cuda-bindings>=12.6.1,<14'"),
     ):
         with monkeypatch.context() as patched:
             patched.setitem(sys.modules, name, None)
             chosen = choose(path)
             assert chosen.backend == "onnxruntime"
             assert words in chosen.reason
-            assert "pip install 'psp_rt[tensorrt]'" in chosen.reason
+            assert f"pip install {install}" in chosen.reason
 
 
 def test_without_a_driver_tensorrt_is_not_imported(monkeypatch):
@@ -168,5 +168,5 @@ def test_doctor_misses_the_bindings_that_tensorrt_needs():
     found = machine()
     found.driver = DRIVER
     (line,) = doctor.faults(found, {"tensorrt": "10.13"})
-    assert line == "TensorRT runs plans only with cuda-bindings: pip install 'psp_rt[tensorrt]'"
+    assert line == "TensorRT runs plans only with cuda-bindings: pip install 'cuda-bindings>=12.6.1,<14'"
     assert doctor.faults(found, {"tensorrt": "10.13", "cuda-bindings": "13.5"}) == []

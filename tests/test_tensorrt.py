@@ -11,7 +11,6 @@ import pytest
 from psp_rt import BackendError, DeviceError, EngineFile, FormatError, StyleMix, Translator
 from psp_rt.backends.tensorrt import BATCH_SIZES_KEPT, TensorRtBackend
 from psp_rt.build import BuildRequest, build
-from psp_rt.device import probe_driver
 from psp_rt.errors import PspError
 from psp_rt.tensorrt_build import BuildOptions
 from tests import fake_gpu, tiny_engine
@@ -226,15 +225,15 @@ def test_everything_is_released_in_reverse_order(gpu, tmp_path):
     gpu.cuda.released.clear()
     backend.close()
     backend.close()
-    memory = ["device memory", "pinned memory"]
-    assert gpu.cuda.released == ["executable", *memory * 2, "device memory", "event", "stream"]
+    memory = ["pinned memory"] * 2 + ["device memory"] * 2
+    assert gpu.cuda.released == ["executable", *memory, "device memory", "event", "stream"]
     assert gpu.left() == []
 
 
 def test_a_release_that_fails_does_not_keep_the_others(gpu, tmp_path):
     backend = open_backend(tmp_path / "a.engine", gpu)
     backend.encode(images(1))
-    gpu.cuda.failures[len(gpu.cuda.log) + 1] = 1  # of the first release, after the context is made current
+    gpu.cuda.refusals["cuGraphExecDestroy"] = 1
     with pytest.raises(BackendError, match="cuGraphExecDestroy failed on cuda:0: error 1"):
         backend.close()
     assert list(gpu.cuda.live.values()) == ["executable"]
@@ -390,7 +389,7 @@ def test_an_interrupt_lets_no_work_go_on_in_buffers_that_are_filled_anew(backend
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("psp_rt.cuda.Event.synchronize", interrupt)
+        patched.setattr("psp_rt.cuda_work.Event.synchronize", interrupt)
         with pytest.raises(KeyboardInterrupt):
             backend.encode(images(1, seed=1))
     assert all(not getattr(content, "queue", None) for content in gpu.cuda._content.values())
@@ -400,7 +399,7 @@ def test_an_interrupt_lets_no_work_go_on_in_buffers_that_are_filled_anew(backend
 def test_missing_bindings_say_what_to_install(gpu, tmp_path, monkeypatch):
     path = fake_gpu.engine_with_plans(tmp_path / "a.engine")
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
-    with pytest.raises(DeviceError, match=r"cuda-bindings cannot be loaded .*'psp_rt\[tensorrt\]'"):
+    with pytest.raises(DeviceError, match=r"cuda-bindings cannot be loaded .*pip install 'cuda-bindings"):
         Translator(path, backend="tensorrt")
 
 
@@ -408,17 +407,3 @@ def test_a_gpu_that_cannot_be_used_is_a_device_error(gpu, tmp_path):
     gpu.cuda.gpus = 0
     with pytest.raises(DeviceError, match="cuda:0 cannot be used: cuDeviceGet failed on cuda:0: error 101"):
         open_backend(tmp_path / "a.engine", gpu)
-
-
-@pytest.mark.gpu
-def test_a_plan_built_here_runs_here(tmp_path):
-    """The real thing; no machine of the project has run it yet."""
-    pytest.importorskip("tensorrt")
-    pytest.importorskip("cuda.bindings.driver")
-    if probe_driver().problem:
-        pytest.skip(f"needs an NVIDIA GPU: {probe_driver().problem}")
-    path = fake_gpu.engine_with_plans(tmp_path / "a.engine")
-    with Translator(path, backend="tensorrt", color="rgb") as translator:
-        for count in (1, 3, 6, 3):
-            expected = tiny_engine.generate(tiny_engine.encode(images(count)))
-            np.testing.assert_array_equal(translator.run(images(count)), expected)

@@ -253,9 +253,27 @@ def test_a_large_batch_goes_through_in_parts(engine_paths, backend, monkeypatch)
     ) as translator:
         calls = Calls(translator, monkeypatch)
         np.testing.assert_array_equal(translator.run(pictures), expected(pictures))
-        assert calls.made == [("encode", 2), ("encode", 2), ("encode", 1)] + [
-            ("generate", n) for n in (2, 2, 1)
-        ]
+        assert calls.made == [(name, count) for count in (2, 2, 1) for name in ("encode", "generate")]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "styles", "generated"), [(3, 2, [4, 2]), (2, 3, [3, 3]), (1, 6, [4, 2]), (2, 5, [4, 4, 2])]
+)
+def test_the_generators_batch_is_bounded_also_with_several_styles(
+    engine_paths, backend, monkeypatch, pictures, styles, generated
+):
+    given, style = batch_of(pictures, 3), StyleMix.random(list(range(styles)), layers="2-")
+    with Translator(
+        engine_paths["rgb"], device="cpu", backend=backend, color="rgb", max_batch=4
+    ) as translator:
+        calls = Calls(translator, monkeypatch)
+        found = translator.run(given, style=style)
+        assert [count for name, count in calls.made if name == "generate"] == generated
+        assert sum(count for name, count in calls.made if name == "encode") == pictures  # each one once
+        for picture, results in zip(given, found, strict=True):
+            for seed, result in enumerate(results):
+                alone = translator.run(picture, style=StyleMix.random(seed, layers="2-"))
+                np.testing.assert_array_equal(result, alone)
 
 
 def test_a_style_that_does_not_fit_is_refused_before_the_encoder_runs(translator, picture, monkeypatch):

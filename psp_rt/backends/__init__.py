@@ -1,15 +1,16 @@
 """What runs the three graphs. A backend moves bytes and runs graphs; the graphs own the arithmetic.
 
-N is the batch, L the number of styles, D the style dimension. A backend may be called by one thread
-at a time; a clone shares the weights and may run beside it.
+N is the batch, K the number of styles mixed into each picture, L the rows of a code, D the style dimension. A
+backend may be called by one thread at a time; a clone shares the weights and may run beside it.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..choice import Choice
 from ..engine_file import EngineFile
+from ..gpu_call import GpuRequest
 from ..images import Pixels
 from ..style import Codes
 
@@ -32,6 +33,22 @@ class Backend(Protocol):
     @property
     def description(self) -> str:
         """Return what it runs on, for the log."""
+
+    def translate(self, images: Pixels, reference: Codes, weights: Codes) -> Pixels:
+        """Return RGB [N * K, height, width, 3], the K styles of an image together.
+
+        Args:
+            images: [N, height, width, channels].
+            reference: [K, L, D], mixed into the code of every image.
+            weights: [K, L], how far each row moves.
+        """
+
+    def translate_on_gpu(self, request: GpuRequest) -> Any:
+        """Return the result of arrays on the GPU, as :meth:`psp_rt.Translator.run` describes it.
+
+        Raises:
+            InputError: The backend is not on CUDA, or an array or stream is not what it must be.
+        """
 
     def encode(self, images: Pixels) -> Codes:
         """Return the codes [N, L, D] of images [N, height, width, channels]."""

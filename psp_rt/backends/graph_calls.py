@@ -5,12 +5,35 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import numpy as np
+
+from ..errors import InputError
+from ..gpu_call import GpuRequest
 from ..images import Pixels
 from ..style import Codes
 
 
 class GraphCalls(ABC):
     """What every backend does alike; how a graph runs is its own."""
+
+    name: str
+    device: str
+
+    def translate(self, images: Pixels, reference: Codes, weights: Codes) -> Pixels:
+        """Return RGB [N * K, height, width, 3], the K styles of an image together."""
+        codes = self.encode(images)
+        return self.generate(
+            np.repeat(codes, len(reference), axis=0),
+            np.tile(reference, (len(codes), 1, 1)),
+            np.tile(weights, (len(codes), 1)),
+        )
+
+    def translate_on_gpu(self, request: GpuRequest) -> Any:
+        """Refuse arrays on a GPU; backends on CUDA take them."""
+        raise InputError(
+            "pictures on a GPU need device='cuda', with TensorRT or ONNX Runtime's CUDA provider; this "
+            f"translator runs on {self.device} with {self.name}: pass NumPy arrays, tensor.cpu().numpy()"
+        )
 
     def encode(self, images: Pixels) -> Codes:
         """Return codes [N, L, D]."""

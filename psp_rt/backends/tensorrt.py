@@ -1,14 +1,13 @@
 """The graphs as TensorRT plans, on an NVIDIA GPU.
 
-For each batch size a network is recorded once as a CUDA graph - copy in, run, copy out, between pinned
-buffers - and then replayed by one launch. The last few batch sizes of each network are kept. A batch above
-the plan's largest is split; one below its smallest is filled up with zeros, whose results are dropped.
+A translation - encoder, mix and generator - is recorded once for each number of images and styles as one CUDA
+graph, copies in and out included, and then replayed by one launch; the codes never leave the GPU. So is each
+network alone, for each batch size, for `encode`, `map` and `generate`. The last few of each are kept. A batch
+above the plan's largest is split; one below its smallest is filled up with zeros, whose results are dropped.
 
 The activations, the bulk of the memory, lie in one block for each backend, since its graphs never run at
 the same time. The block is taken on opening, for the largest batch, so that too little memory shows then
 and not in the middle of work. Clones have blocks of their own and share the weights.
-
-Encoder, mapping and generator are graphs of their own: the `Backend` protocol hands codes over on the host.
 
 It has not run on a GPU yet: the tests drive it with stand-ins for cuda-bindings and TensorRT.
 """
@@ -17,27 +16,33 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import ExitStack, nullcontext, suppress
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from ..cuda import OutOfMemory, Resources
+from ..cuda import OutOfMemory
+from ..cuda_work import Resources
 from ..engine_file import EngineFile
 from ..errors import BackendError
+from ..gpu_call import GpuCall, GpuRequest, callers_stream
+from ..images import Pixels
 from ..manifest import Manifest
 from ..plans import read_plan, records
+from ..style import Codes
 from ..tensorrt_build import load_library
 from .graph_calls import GraphCalls
 from .ports import GRAPHS
-from .tensorrt_graphs import GpuFailed, Lane, Recording
-from .tensorrt_plans import LoadedPlans, Network, ReadPlan
+from .tensorrt_graphs import NetworkRecording, Recording
+from .tensorrt_lane import GpuFailed, Lane, failing_for_good
+from .tensorrt_plans import LoadedPlans, ReadPlan
+from .tensorrt_translation import GpuTranslation, HostTranslation
 
-BATCH_SIZES_KEPT = 4  # of each network
-Result = TypeVar("Result")
+BATCH_SIZES_KEPT = 4  # of each network, and of translations
+Recorded = TypeVar("Recorded", bound=Recording)
 
 
 class TensorRtBackend(GraphCalls):
@@ -49,7 +54,9 @@ class TensorRtBackend(GraphCalls):
         """Take over one use of the plans, and the memory for running them."""
         self.precision, self.description, self.device = precision, description, plans.device.name
         self._plans = plans
-        self._recordings: dict[str, OrderedDict[int, Recording]] = {name: OrderedDict() for name in GRAPHS}
+        self._recordings: dict[str, OrderedDict[Hashable, Any]] = {
+            name: OrderedDict() for name in (*GRAPHS, "translation")
+        }
         self._closed, self._broken = True, ""
         with ExitStack() as undo:
             undo.callback(plans.release)
@@ -103,12 +110,14 @@ class TensorRtBackend(GraphCalls):
         # Where the GPU has failed, so will the releases; its first error has been told already.
         with suppress(BackendError) if self._broken else nullcontext(), ExitStack() as closing:
             closing.callback(self._plans.release)
-            with self._plans.device.current(), ExitStack() as releases:
+            device = self._plans.device
+            with device.current(), device.in_any_capture(), ExitStack() as releases:
                 releases.callback(self._lane.made.close)
                 for kept in self._recordings.values():
                     for recording in kept.values():
                         releases.callback(recording.close)
                     kept.clear()
+                releases.callback(self._lane.close)
 
     def __del__(self) -> None:
         """Return the memory of a backend that was dropped without closing it."""
@@ -116,47 +125,90 @@ class TensorRtBackend(GraphCalls):
             with suppress(Exception):  # it may not have come into being
                 self.close()
 
+    def translate(self, images: Pixels, reference: Codes, weights: Codes) -> Pixels:
+        """Return RGB [N * K, height, width, 3], by one launch for each part that the plans take."""
+        self._check_usable()
+        count, styles, picture = len(images), len(reference), self._plans.networks["generator"].output
+        most = self._plans.images_at_once(styles)
+        if not most:  # the plan's largest batch is smaller than the number of styles
+            return super().translate(images, reference, weights)
+        results = np.empty((count * styles, *picture.shape), picture.dtype)
+        with self._plans.device.current(), self._noticing_failures():
+            for at in range(0, count, most):
+                part = images[at : at + most]
+                recording = self._host_translation(len(part), styles)
+                rows = slice(at * styles, (at + len(part)) * styles)
+                results[rows] = recording.run(part, reference, weights)
+        return results
+
+    def translate_on_gpu(self, request: GpuRequest) -> Any:
+        """Translate arrays on the GPU; each byte stays there."""
+        self._check_usable()
+        plans, lane, device = self._plans, self._lane, self._plans.device
+        with device.current(), self._noticing_failures():
+            caller = callers_stream(request, device)
+            call = GpuCall.open(request, plans.manifest, device=device, caller=caller, own=lane.stream)
+            with lane.between(caller, uses=call) if caller else lane.waited_for():
+                for part in call.parts(
+                    most_images=plans.networks["encoder"].max_batch,
+                    most_pictures=plans.networks["generator"].max_batch,
+                ):
+                    recording = self._gpu_translation(part.images, len(part.reference))
+                    recording.enqueue(part.source, part.target, part.reference, part.weights)
+                with failing_for_good():
+                    call.enqueued(lane.stream)
+        return call.returned
+
     def _run(self, name: str, feeds: dict[str, Any]) -> Any:
         """Run a network on a batch, in parts that its plan takes; the result is the caller's."""
         self._check_usable()
         network = self._plans.networks[name]
         count = len(next(iter(feeds.values())))
         results = np.empty((count, *network.output.shape), network.output.dtype)
-        with self._plans.device.current():
+        with self._plans.device.current(), self._noticing_failures():
             for at in range(0, count, network.max_batch):
                 rows = slice(at, min(at + network.max_batch, count))
-                recording = self._recording(network, max(rows.stop - at, network.min_batch))
-                part = {key: values[rows] for key, values in feeds.items()}
-                results[rows] = self._guarded(partial(recording.run, part))
+                size = max(rows.stop - at, network.min_batch)
+                make = partial(NetworkRecording, self._lane, network, size)
+                recording = self._recording(name, size, make)
+                results[rows] = recording.run({key: values[rows] for key, values in feeds.items()})
         return results
 
-    def _recording(self, network: Network, size: int) -> Recording:
-        """Return the recording of a batch size; the ones unused for longest make room for it."""
-        kept = self._recordings[network.name]
-        if size in kept:
-            kept.move_to_end(size)
-            return kept[size]
+    def _host_translation(self, images: int, styles: int) -> HostTranslation:
+        make = partial(HostTranslation, self._lane, images, styles)
+        return self._recording("translation", ("host", images, styles), make)
+
+    def _gpu_translation(self, images: int, styles: int) -> GpuTranslation:
+        make = partial(GpuTranslation, self._lane, images, styles)
+        return self._recording("translation", ("gpu", images, styles), make)
+
+    def _recording(self, what: str, key: Hashable, make: Callable[[], Recorded]) -> Recorded:
+        """Return the recording for a size; the ones unused for longest make room for it."""
+        kept: OrderedDict[Hashable, Recorded] = self._recordings[what]
+        if key in kept:
+            kept.move_to_end(key)
+            return kept[key]
         while len(kept) >= BATCH_SIZES_KEPT:
             kept.popitem(last=False)[1].close()
-        make = partial(Recording, self._lane, network, size)
         try:
-            kept[size] = self._guarded(make)
+            kept[key] = make()
         except OutOfMemory:
-            if self._broken or not any(self._recordings.values()):
+            if not any(self._recordings.values()):
                 raise
             self._forget_recordings()
-            kept[size] = self._guarded(make)
-        return kept[size]
+            kept[key] = make()
+        return kept[key]
 
     def _forget_recordings(self) -> None:
         for kept in self._recordings.values():
             while kept:
                 kept.popitem(last=False)[1].close()
 
-    def _guarded(self, work: Callable[[], Result]) -> Result:
-        """Do work that waits for the GPU; where the GPU itself fails, nothing after it can be trusted."""
+    @contextmanager
+    def _noticing_failures(self) -> Iterator[None]:
+        """Remember where the GPU itself fails: nothing after it can be trusted."""
         try:
-            return work()
+            yield
         except GpuFailed as failure:
             self._broken = str(failure.error)
             raise failure.error from failure

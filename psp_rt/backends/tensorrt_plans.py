@@ -115,6 +115,10 @@ class LoadedPlans:
             sizes.append(int(engine.device_memory_size_v2 if current else engine.device_memory_size))
         return max([*sizes, 256])
 
+    def images_at_once(self, styles: int) -> int:
+        """Return how many images with so many styles each the plans take; 0 where not even one."""
+        return min(self.networks["encoder"].max_batch, self.networks["generator"].max_batch // styles)
+
     def execution_context(self, network: Network, memory: int, size: int) -> Any:
         """Return an execution context whose activations are in memory of the caller's."""
         strategy = getattr(self.trt, "ExecutionContextAllocationStrategy", None)  # since 10
