@@ -53,7 +53,7 @@ $(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(EVERYTHING): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable '.[cpu,openvino,export,train,dev]'
+	$(PIP) --editable '.[cpu,openvino,export,train,benchmarks,dev]'
 	@touch $@ $(RUNTIME)
 
 # Without what they depend on: the metapackage asks for CUDA, which a build for a stated GPU does not use.

@@ -49,9 +49,7 @@ def expect(reference: Contender, workload: Workload) -> Expected:
     """Run the reference on a workload's pictures."""
     images = workload.images(len(workload.pictures))
     codes, row = reference.encode(images), workload.first_mixed_row
-    mixed = np.repeat(codes[:1], len(SEEDS), axis=0)
-    for code, seed in zip(mixed, SEEDS, strict=True):
-        code[row:] = workload.translator.sample(seed)[row:]  # the export has compared its mapping network
+    mixed = np.concatenate([reference.with_style(codes[:1], seed, row) for seed in SEEDS])
     return Expected(
         pictures=workload.pictures,
         image=images[0],
@@ -67,6 +65,9 @@ def measure(contender: Contender, expected: Expected) -> Agreement:
     translated = np.stack([np.asarray(picture) for picture in contender.translate(expected.pictures)])
     found = [translated, contender.generate(expected.codes)]
     wanted = [expected.generated, expected.generated]
+    mixed = [contender.with_style(expected.codes[:1], seed, expected.first_mixed_row) for seed in SEEDS]
+    found.append(contender.generate(np.concatenate(mixed)))
+    wanted.append(expected.mixed)
     if isinstance(contender, PspRt):
         found.append(contender.mix(expected.image, SEEDS, expected.first_mixed_row))
         wanted.append(expected.mixed)

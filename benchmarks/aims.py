@@ -1,6 +1,7 @@
 """What psp_rt is held to, as ratios of run times of one run.
 
-    pytorch-original / psp_rt-...     how much faster than the original formulation in the same precision
+    pytorch-original / psp_rt-...     how much faster than the original formulation on the same device
+    pytorch-compiled-... / psp_rt-... and than torch.compile in FP16
     psp_rt-cpu / sessions-cpu         what the runtime adds to its bare sessions, on each backend
     4 mixed / encode, generate 4      four styles of one picture: one encode and one batch, so about 1
     4 runs / 4 mixed                  what mixing them together saves
@@ -13,12 +14,16 @@ from collections.abc import Iterator, Sequence
 from benchmarks.ratios import Ratio, ratio
 from benchmarks.timing import Timing
 
-ORIGINALS = {
-    "psp_rt-cpu": "pytorch-original",
-    "psp_rt-openvino": "pytorch-original",
-    "psp_rt-openvino-bf16": "pytorch-original-bf16",
+OTHERS = {
+    "psp_rt-cpu": ("pytorch-original",),
+    "psp_rt-openvino": ("pytorch-original",),
+    "psp_rt-openvino-bf16": ("pytorch-original-bf16",),
+    "psp_rt-cuda": ("pytorch-original-cuda",),
+    "psp_rt-tensorrt": ("pytorch-original-cuda",),
+    "psp_rt-tensorrt-fp16": ("pytorch-original-cuda", "pytorch-compiled-cuda-fp16"),
 }
 SESSIONS = {"psp_rt-cpu": "sessions-cpu", "psp_rt-openvino": "sessions-openvino"}
+STAGES = ("encode", "generate", "end to end")
 Key = tuple[str, str, int]  # contender, stage, batch
 
 
@@ -38,11 +43,16 @@ def measured(timings: Sequence[Timing]) -> dict[str, Ratio]:
 
 def _pairs(keys: Sequence[Key]) -> Iterator[tuple[str, Key, Key]]:
     for name, stage, batch in keys:
+        if stage not in STAGES:
+            continue
         mine, where = (name, stage, batch), f"{stage}, batch {batch}"
-        if name in ORIGINALS:
-            yield f"{ORIGINALS[name]} / {name}: {where}", (ORIGINALS[name], stage, batch), mine
+        for other in OTHERS.get(name, ()):
+            # On a GPU PyTorch's stages are timed without the copies that are in those of psp_rt.
+            if "cuda" in other and stage != "end to end":
+                continue
+            yield f"{other} / {name}: {where}", (other, stage, batch), mine
         if name in SESSIONS:
             yield f"{name} / {SESSIONS[name]}: {where}", mine, (SESSIONS[name], stage, batch)
-    for name in ORIGINALS:
+    for name in OTHERS:
         for above, below in (("4 mixed", "encode, generate 4"), ("4 runs", "4 mixed")):
             yield f"{above} / {below}: {name}", (name, above, 1), (name, below, 1)

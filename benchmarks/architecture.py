@@ -1,6 +1,7 @@
 """Models with drawn weights: the official sizes, and one that takes no time."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -42,6 +43,12 @@ def official(kind: EncoderKind, size: int) -> Architecture:
     generator = GeneratorConfig(channels=official_channels(size))
     encoder = EncoderConfig(kind=kind, num_styles=generator.num_styles)
     return Architecture(name=f"{kind}-{size}", encoder=encoder, generator=generator)
+
+
+def named(name: str) -> Architecture:
+    """Return the architecture of a name that one of the others gave."""
+    kind, _, size = name.rpartition("-")
+    return tiny(cast(EncoderKind, kind)) if size == "tiny" else official(cast(EncoderKind, kind), int(size))
 
 
 def tiny(kind: EncoderKind) -> Architecture:

@@ -1,15 +1,35 @@
-"""What this machine can do at best: large matrix products and a large copy, timed among the contenders."""
+"""What this machine can do at best: large matrix products and a large copy, timed among the contenders.
+
+Those of a GPU have not run yet.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
-from benchmarks.timing import Call, Timing
+from benchmarks.gpu_clock import event_ms
+from benchmarks.timing import Call, Timing, wall_ms
 
-NAME = "machine"
+Device = Literal["cpu", "cuda"]
+NAMES: dict[str, str] = {"cpu": "machine", "cuda": "GPU"}
 COPY = "copy"
-PRODUCTS = {"fp32": "matrix product", "bf16": "matrix product, BF16"}
-TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRODUCTS = {
+    "fp32": "matrix product",
+    "bf16": "matrix product, BF16",
+    "fp16": "matrix product, FP16",
+}
+PRECISIONS: dict[str, tuple[str, ...]] = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "fp16")}
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peak:
+    """What a contender's device can do at best in its precision."""
+
+    macs_per_s: float
+    bytes_per_s: float
 
 
 class Ceilings:
@@ -20,29 +40,31 @@ class Ceilings:
         copied_bytes: Beyond every cache.
     """
 
-    def __init__(self, *, threads: int, side: int, copied_bytes: int) -> None:
+    def __init__(self, *, threads: int, side: int, copied_bytes: int, device: Device = "cpu") -> None:
         torch.set_num_threads(threads)
-        self._side, self._copied_bytes = side, copied_bytes
+        self._side, self._copied_bytes, self._device = side, copied_bytes, device
         self._products = {
-            precision: Timing(contender=NAME, stage=stage, batch=1, images=0)
-            for precision, stage in PRODUCTS.items()
+            precision: Timing(contender=NAMES[device], stage=PRODUCTS[precision], batch=1, images=0)
+            for precision in PRECISIONS[device]
         }
-        self._copy = Timing(contender=NAME, stage=COPY, batch=1, images=0)
+        self._copy = Timing(contender=NAMES[device], stage=COPY, batch=1, images=0)
 
     def calls(self) -> list[Call]:
         """Return the calls to time."""
+        clock = wall_ms if self._device == "cpu" else event_ms
         products = [
-            Call(timing=timing, run=self._multiply(TYPES[precision]))
+            Call(timing=timing, run=self._multiply(TYPES[precision]), clock=clock)
             for precision, timing in self._products.items()
         ]
-        return [*products, Call(timing=self._copy, run=self._copying())]
+        return [*products, Call(timing=self._copy, run=self._copying(), clock=clock)]
 
     def _multiply(self, dtype: torch.dtype) -> Callable[[], object]:
-        left, right, out = (torch.rand(self._side, self._side).to(dtype) for _ in range(3))
+        shape = (self._side, self._side)
+        left, right, out = (torch.rand(shape, device=self._device).to(dtype) for _ in range(3))
         return lambda: torch.mm(left, right, out=out)
 
     def _copying(self) -> Callable[[], object]:
-        source = torch.ones(self._copied_bytes // 4)
+        source = torch.ones(self._copied_bytes // 4, device=self._device)
         target = torch.ones_like(source)
         return lambda: target.copy_(source)
 
@@ -54,13 +76,28 @@ class Ceilings:
 
     def as_json(self) -> dict[str, float]:
         """Return the rates and what they were measured with."""
+        products = {
+            "gmacs_per_s" if precision == "fp32" else f"{precision}_gmacs_per_s": self.macs_per_s(precision)
+            for precision in self._products
+        }
         return {
-            "gmacs_per_s": self.macs_per_s() / 1e9,
-            "bf16_gmacs_per_s": self.macs_per_s("bf16") / 1e9,
+            **{name: rate / 1e9 for name, rate in products.items()},
             "gbytes_per_s": self.bytes_per_s() / 1e9,
             "matrix_side": self._side,
             "copied_bytes": self._copied_bytes,
         }
+
+    def __str__(self) -> str:
+        """Return the rates in words."""
+        products = [
+            f"{self.macs_per_s(precision) / 1e9:.1f} GMAC/s ({precision.upper()} matrix product)"
+            for precision in self._products
+        ]
+        return f"{', '.join(products)}, {self.bytes_per_s() / 1e9:.1f} GB/s (copy)"
+
+    def peak(self, precision: str) -> Peak:
+        """Return the rates of a precision."""
+        return Peak(macs_per_s=self.macs_per_s(precision), bytes_per_s=self.bytes_per_s())
 
     def macs_per_s(self, precision: str = "fp32") -> float:
         """Return the median rate of the matrix product."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ceilings import NAME as MACHINE
+from benchmarks.ceilings import NAMES as MACHINES
 from benchmarks.ratios import Ratio, ratio
 from benchmarks.results import FORMAT, VERSION
 from benchmarks.tables import Table
@@ -24,7 +24,7 @@ class Change:
 
     def is_regression(self, bound: float) -> bool:
         """Return whether it is slower than the bound, and not by chance alone."""
-        return self.key[1] != MACHINE and self.ratio.value > bound and self.ratio.low > 1
+        return self.key[1] not in MACHINES.values() and self.ratio.value > bound and self.ratio.low > 1
 
 
 def compare(before: Path, after: Path) -> tuple[list[Change], list[str]]:

@@ -1,29 +1,56 @@
-"""The first moments of a process: run as ``python -m benchmarks.first_run ENGINE PICTURE THREADS``.
+"""The first moments of a process of psp_rt: run as ``python -m benchmarks.first_run SPECIFICATION``.
 
-Prints JSON. Nothing is imported that a user of psp_rt would not import.
+Reads and prints JSON. Nothing is imported that a user of psp_rt would not import.
 """
+
+from __future__ import annotations
 
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 
-def main(engine: str, picture: str, threads: str) -> None:
-    """Import psp_rt, open an engine, and translate a picture twice."""
+def main(specification: str) -> None:
+    """Import psp_rt, open an engine, and translate pictures twice.
+
+    The specification names ``engine``, ``pictures``, which are one batch, the ``translator``'s settings,
+    and how many ``clones`` translate at once.
+    """
+    asked: dict[str, Any] = json.loads(specification)
     marks = [time.perf_counter()]
     import psp_rt
 
     marks.append(time.perf_counter())
-    translator = psp_rt.Translator(engine, device="cpu", threads=int(threads))
-    marks.append(time.perf_counter())
+    on_gpu = asked["translator"]["device"] != "cpu"
+    used_before = _device_mib() if on_gpu else None
+    started = time.perf_counter()
+    first = psp_rt.Translator(asked["engine"], **asked["translator"])
+    opened = time.perf_counter() - started
     opened_mib = peak_mib()
-    for _ in range(2):
-        translator.run(picture)
-        marks.append(time.perf_counter())
-    names = ("import_s", "open_s", "first_run_s", "second_run_s")
-    times = {name: marks[index + 1] - marks[index] for index, name in enumerate(names)}
-    print(json.dumps({**times, "peak_open_mib": opened_mib, "peak_mib": peak_mib()}))
+    translators = [first, *(first.clone() for _ in range(asked["clones"] - 1))]
+    runs = []
+    with ThreadPoolExecutor(len(translators)) as pool:
+        for _ in range(2):
+            started = time.perf_counter()
+            list(pool.map(lambda translator: translator.run(asked["pictures"]), translators))
+            runs.append(time.perf_counter() - started)
+    used = _device_mib() if on_gpu else None
+    print(
+        json.dumps(
+            {
+                "import_s": marks[1] - marks[0],
+                "open_s": opened,
+                "first_run_s": runs[0],
+                "second_run_s": runs[1],
+                "peak_open_mib": opened_mib,
+                "peak_mib": peak_mib(),
+                "device_mib": None if used is None or used_before is None else used - used_before,
+            }
+        )
+    )
 
 
 def peak_mib() -> float:
@@ -43,5 +70,11 @@ def peak_mib() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 1024
 
 
+def _device_mib() -> float | None:
+    from benchmarks.device_memory import used_mib
+
+    return used_mib()
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1])

@@ -2,10 +2,16 @@
 
     python benchmarks/latency.py                          the official model with drawn weights
     python benchmarks/latency.py --size 256 --batch 1 4   a smaller generator, two batch sizes
+    python benchmarks/latency.py --encoder psp w naive_w+ --html page.html     the paper's three encoders
+    python benchmarks/latency.py --scaling --rounds 3 --html page.html         batches, sizes and clones too
     python benchmarks/latency.py my.engine --checkpoint my.pt --json my.json
     python benchmarks/latency.py --compare before.json after.json
 
 Needs no network and no pretrained file. An interrupt (Ctrl-C) keeps what was measured.
+
+The first line takes about half an hour on two cores, most of it in PyTorch; --scaling adds two smaller
+generators and batches of 2, 4 and 8, and takes two hours unless fewer --contenders or --rounds are asked for.
+Contenders on a GPU take part where there is one. None of them has run yet.
 """
 
 import argparse
@@ -17,19 +23,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import architecture, compare, memory, provenance, session
+from benchmarks import architecture, compare, page, provenance, session
 from benchmarks.architecture import Architecture
 from benchmarks.contenders import ENTRIES
+from benchmarks.memory import Footprint
 from benchmarks.progress import Progress
+from benchmarks.result_tables import all_tables
 from benchmarks.results import ModelResult, Results, write, write_text
 from benchmarks.session import Settings
-from benchmarks.tables import all_tables
 from benchmarks.workload import Workload, drawn_workload, given_workload
 from psp_rt import PspError
-from psp_rt.device import default_threads
+from psp_rt.device import default_threads, probe_driver
 from psp_rt.engine_writer import check_writable
 
 INTERRUPTED = 130
+BATCHES, CLONES, SIZES = (1, 2, 4, 8), (1, 2, 4), (256, 512, 1024)  # of the scaling
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,10 +50,17 @@ def parser() -> argparse.ArgumentParser:
     add("engine", nargs="?", type=Path, metavar="ENGINE", help="measure this engine (before other options)")
     add("--checkpoint", type=Path, metavar="FILE", help="what ENGINE was made from, for PyTorch")
     add(
-        "--size", nargs="+", type=int, choices=(64, 128, 256, 512, 1024), default=[1024], help="of the output"
+        "--size",
+        "--sizes",
+        nargs="+",
+        type=int,
+        choices=(64, 128, 256, 512, 1024),
+        help="of the output (default: 1024; with --scaling: 256 512 1024)",
     )
     add("--encoder", nargs="+", choices=("psp", "w", "naive_w+", "e4e"), default=["psp"])
-    add("--batch", nargs="+", type=_positive, default=[1])
+    add("--batch", nargs="+", type=_positive, default=[1], help="of every stage (default: 1)")
+    add("--scaling", action="store_true", help="time and memory of psp_rt against batch, size and clones too")
+    add("--clones", nargs="+", type=_positive, help="at work at once (with --scaling: 1 2 4)")
     add("--contenders", nargs="+", choices=names, metavar="NAME", help=f"some of: {', '.join(names)}")
     add("--compile", action="store_true", help="torch.compile too; it compiles for minutes")
     add("--rounds", type=_positive, default=10, help="runs of each call (default: 10)")
@@ -54,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="a tiny model and two rounds: does the benchmark work?")
     add("--json", type=Path, metavar="FILE")
     add("--markdown", type=Path, metavar="FILE")
+    add("--html", type=Path, metavar="FILE", help="one page with plots; needs matplotlib")
     add("--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"), help="compare two --json files")
     add("--regression", type=float, default=1.10, metavar="RATIO", help="with --compare (default: 1.10)")
     return found
@@ -68,9 +84,11 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if args.compare:
             return run_comparison(*args.compare, bound=args.regression)
-        for output in (args.json, args.markdown):
+        for output in (args.json, args.markdown, args.html):
             if output:
                 check_writable(output)
+        if args.html:
+            page.check_matplotlib()
         return run_benchmark(args, arguments)
     except PspError as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -105,25 +123,41 @@ def run_benchmark(args: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 def chosen_settings(args: argparse.Namespace) -> Settings:
     """Return how to measure."""
-    default = tuple(entry.name for entry in ENTRIES if entry.by_default)
-    chosen = tuple(args.contenders) if args.contenders else default
+    chosen, not_tried = chosen_contenders(args)
+    batches = set(args.batch)
     return Settings(
-        batches=tuple(sorted(set(args.batch))),
+        batches=tuple(sorted(batches)),
+        larger_batches=tuple(sorted(set(BATCHES) - batches)) if args.scaling else (),
+        clones=tuple(sorted(set(args.clones or (CLONES if args.scaling else ())))),
         rounds=2 if args.quick else args.rounds,
         warmup=1 if args.quick else args.warmup,
         threads=args.threads or default_threads() or os.cpu_count() or 1,
         processes=1 if args.quick else 3,
         matrix_side=256 if args.quick else 2048,
         copied_bytes=2**20 if args.quick else 2**28,
-        contenders=(*chosen, "pytorch-compiled") if args.compile else chosen,
+        contenders=chosen,
+        not_tried=not_tried,
     )
+
+
+def chosen_contenders(args: argparse.Namespace) -> tuple[tuple[str, ...], str]:
+    """Return who takes part, and who would take part on another machine."""
+    if args.contenders:
+        return tuple(args.contenders), ""
+    wanted = [entry for entry in ENTRIES if entry.by_default or (args.compile and "compiled" in entry.name)]
+    problem = probe_driver().problem
+    if not problem:
+        return tuple(entry.name for entry in wanted), ""
+    left_out = ", ".join(entry.name for entry in wanted if entry.device == "cuda")
+    here = tuple(entry.name for entry in wanted if entry.device == "cpu")
+    return here, f"Not tried, since they need a GPU ({problem}): {left_out}."
 
 
 def measure_all(
     results: Results, args: argparse.Namespace, settings: Settings, progress: session.Progress
 ) -> None:
     """Measure each model that fits into the memory."""
-    batch = max(settings.batches)
+    batch = max(*settings.batches, *settings.larger_batches, 1)
     if args.engine:
         result = ModelResult(name=args.engine.stem)
         results.models.append(result)
@@ -134,7 +168,7 @@ def measure_all(
         result = ModelResult(name=model.name, kind=model.encoder.kind)
         results.models.append(result)
         # Four mixed pictures are a batch, whatever was asked for.
-        result.skipped = memory.shortage(model, batch=max(batch, 4))
+        result.skipped = Footprint.of_architecture(model).shortage(batch=max(*settings.batches, 4))
         if not result.skipped:
             session.measure(result, drawn(model, batch, settings, progress), settings, progress)
 
@@ -156,7 +190,8 @@ def architectures(args: argparse.Namespace) -> Iterator[Architecture]:
         if args.quick:
             yield architecture.tiny(kind)
         else:
-            yield from (architecture.official(kind, size) for size in args.size)
+            sizes = args.size or (SIZES if args.scaling else SIZES[-1:])
+            yield from (architecture.official(kind, size) for size in sizes)
 
 
 def publish(results: Results, args: argparse.Namespace) -> None:
@@ -167,6 +202,8 @@ def publish(results: Results, args: argparse.Namespace) -> None:
         write(args.json, results)
     tables = list(all_tables(results))
     print("\n".join(table.as_text() for table in tables))
+    if args.html:
+        write_text(args.html, page.page(results, tables))
     if args.markdown:
         write_text(args.markdown, "\n".join(table.as_markdown() for table in tables).lstrip() + "\n")
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.ceilings import Ceilings
+from benchmarks.ceilings import Peak
 from benchmarks.timing import Timing
 from benchmarks.work import Work
 
@@ -26,22 +26,22 @@ class Distance:
 def distances(
     timings: Sequence[Timing],
     works: Mapping[tuple[str, int], Work],
-    ceilings: Ceilings,
-    precisions: Mapping[str, str],
+    peaks: Mapping[str, Peak],
 ) -> list[Distance]:
     """Compare every timed stage with its bound.
 
     Args:
         works: Of each graph and batch size.
-        precisions: Of each contender; a bound is that of the contender's own arithmetic.
+        peaks: Of each contender: of its device, in its precision.
     """
     found = []
     for timing in timings:
-        if timing.stage in GRAPHS and timing.samples_ms:
+        peak = peaks.get(timing.contender)
+        if peak is not None and timing.stage in GRAPHS and timing.samples_ms:
             parts = [works[graph, timing.batch] for graph in GRAPHS[timing.stage]]
             macs = sum(part.macs for part in parts)
-            arithmetic_s = macs / ceilings.macs_per_s(precisions.get(timing.contender, "fp32"))
-            reading_s = sum(part.weight_bytes for part in parts) / ceilings.bytes_per_s()
+            arithmetic_s = macs / peak.macs_per_s
+            reading_s = sum(part.weight_bytes for part in parts) / peak.bytes_per_s
             bound_ms = 1000 * max(arithmetic_s, reading_s)
             found.append(
                 Distance(

@@ -1,8 +1,17 @@
 """Does a model fit into this machine's memory? An estimate, on the high side."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
+import onnx
+
 from benchmarks.architecture import Architecture
+from benchmarks.shapes import known_shapes
+from psp_rt import EngineFile
+from psp_rt.backends.ports import GRAPHS
 
 MAPS_AT_ONCE = 8  # of the largest size, in eager PyTorch: input, output, filtered, modulated, and spare
 # PyTorch's, ONNX Runtime's mapped and packed ones, OpenVINO's three (FP32, BF16, all in BF16), and one
@@ -10,10 +19,42 @@ MAPS_AT_ONCE = 8  # of the largest size, in eager PyTorch: input, output, filter
 WEIGHT_COPIES = 7
 
 
-def needed_bytes(architecture: Architecture, *, batch: int) -> int:
-    """Return the memory that measuring a model takes, all contenders open."""
-    weights = WEIGHT_COPIES * architecture.parameter_bytes()
-    return weights + MAPS_AT_ONCE * batch * architecture.activation_bytes()
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """What a model takes in FP32: its weights, and the largest map for one picture."""
+
+    weight_bytes: int
+    map_bytes: int
+
+    @classmethod
+    def of_architecture(cls, architecture: Architecture) -> Footprint:
+        """Return it without taking the memory."""
+        return cls(weight_bytes=architecture.parameter_bytes(), map_bytes=architecture.activation_bytes())
+
+    @classmethod
+    def of_engine(cls, path: Path) -> Footprint:
+        """Return it from the shapes in an engine's graphs."""
+        with EngineFile.open(path) as engine:
+            graphs = {
+                name: onnx.load_model_from_string(bytes(engine.view(f"{name}.onnx"))) for name in GRAPHS
+            }
+        weights = (tensor for graph in graphs.values() for tensor in graph.graph.initializer)
+        shapes = known_shapes(graphs["generator"], batch=1).values()
+        return cls(
+            weight_bytes=4 * sum(prod(tensor.dims) for tensor in weights),
+            map_bytes=4 * max((prod(shape) for shape in shapes if len(shape) == 4), default=0),
+        )
+
+    def needed_bytes(self, *, batch: int) -> int:
+        """Return the memory that measuring takes, all contenders open."""
+        return WEIGHT_COPIES * self.weight_bytes + MAPS_AT_ONCE * batch * self.map_bytes
+
+    def shortage(self, *, batch: int) -> str:
+        """Return why something is skipped, or nothing if it fits."""
+        needed, available = self.needed_bytes(batch=batch), available_bytes()
+        if available is None or needed <= available:
+            return ""
+        return f"needs about {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are free"
 
 
 def available_bytes() -> int | None:
@@ -36,11 +77,3 @@ def _group_bytes() -> int | None:
         return None if limit == "max" else int(limit) - int(used["anon"])
     except (OSError, KeyError, ValueError):
         return None
-
-
-def shortage(architecture: Architecture, *, batch: int) -> str:
-    """Return why a model is skipped, or nothing if it fits."""
-    needed, available = needed_bytes(architecture, batch=batch), available_bytes()
-    if available is None or needed <= available:
-        return ""
-    return f"needs about {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are free"

@@ -1,26 +1,34 @@
 """The stages of a translation, as calls to time.
 
     read                  decode a file and resize it; the same code for all contenders
+    upload                image: host -> GPU
     encode                image -> codes
+    style-mix             seed -> style, put into the codes
     generate              codes -> picture
+    download              picture: GPU -> host
     end to end            file -> picture
     1 mixed, 4 mixed      image -> pictures in one and in four random styles
     encode, generate 4    what four mixed pictures may cost at most
     4 runs                what they cost one by one
 
-An image is an array as the encoder takes it; a file is a PNG of twice the size.
+An image is an array as the encoder takes it; a file is a PNG of twice the size. On the CPU there is no
+upload and no download. PyTorch on a GPU is timed by the GPU's events, stage by stage; psp_rt takes and gives
+arrays of the host, so on a GPU its encode and generate, by the host's clock, hold their copies.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from benchmarks.contenders import Contender
+from benchmarks.contenders.pytorch_gpu import PyTorchOnGpu
 from benchmarks.contenders.runtime import PspRt
-from benchmarks.timing import Call, Timing
+from benchmarks.gpu_clock import event_ms
+from benchmarks.timing import Call, Timing, wall_ms
 from benchmarks.workload import SEEDS, Workload, read
 
 READER = "all"
+STAGES = ("read", "upload", "encode", "style-mix", "generate", "download", "end to end")  # in their order
 
 
 def all_calls(contenders: Mapping[str, Contender], workload: Workload, batches: Sequence[int]) -> list[Call]:
@@ -43,15 +51,36 @@ def _reading(workload: Workload, batches: Sequence[int]) -> Iterator[Call]:
 
 
 def _stages(name: str, contender: Contender, workload: Workload, batch: int) -> list[Call]:
-    images, pictures = workload.images(batch), workload.pictures[:batch]
+    images, row = workload.images(batch), workload.first_mixed_row
+    whole = end_to_end(name, contender, workload, batch)
+    if isinstance(contender, PyTorchOnGpu):
+        stages = contender.device_stages(images, SEEDS[0], row)
+        return [*_calls(name, batch, stages, event_ms), whole]
     codes = contender.encode(images)
     stages = {
         "encode": lambda: contender.encode(images),
+        "style-mix": lambda: contender.with_style(codes, SEEDS[0], row),
         "generate": lambda: contender.generate(codes),
-        "end to end": lambda: contender.translate(pictures),
     }
+    return [*_calls(name, batch, stages, wall_ms), whole]
+
+
+def end_to_end(name: str, contender: Contender, workload: Workload, batch: int) -> Call:
+    """Return the call from files to pictures."""
+    pictures = workload.pictures[:batch]
+    timing = Timing(contender=name, stage="end to end", batch=batch, images=batch)
+    return Call(timing=timing, run=lambda: contender.translate(pictures))
+
+
+def _calls(
+    name: str, batch: int, stages: Mapping[str, Callable[[], object]], clock: Callable[..., float]
+) -> list[Call]:
     return [
-        Call(timing=Timing(contender=name, stage=stage, batch=batch, images=batch), run=run)
+        Call(
+            timing=Timing(contender=name, stage=stage, batch=batch, images=batch * (stage != "style-mix")),
+            run=run,
+            clock=clock,
+        )
         for stage, run in stages.items()
     ]
 

@@ -40,12 +40,29 @@ class Timing:
         }
 
 
+def wall_ms(run: Callable[[], object]) -> float:
+    """Return the milliseconds of a call by the host's clock."""
+    start = time.perf_counter_ns()
+    run()
+    return (time.perf_counter_ns() - start) / 1e6
+
+
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """Something to time, and where its times go. It returns when its result is ready."""
+    """Something to time, and where its times go.
+
+    Args:
+        run: Returns when its result is ready; where ``clock`` is a GPU's, when its work is in the queue.
+        clock: Runs it and returns the milliseconds.
+        parts_ms: Returns the times of the parts of the latest run, where those are wanted too.
+        parts: Where they go.
+    """
 
     timing: Timing
     run: Callable[[], object]
+    clock: Callable[[Callable[[], object]], float] = wall_ms
+    parts_ms: Callable[[], Sequence[float]] = tuple
+    parts: Timing | None = None
 
 
 def measure(
@@ -64,19 +81,15 @@ def measure(
         label = f"round {turn + 1} of {rounds}" if turn >= 0 else "warm-up"
         for call in _shuffled(calls, turn):
             progress(f"{label}: {call.timing.stage}, {call.timing.contender}", done / total)
-            elapsed_ms = _time_ms(call.run)
+            time.sleep(SETTLE_S)
+            elapsed_ms = call.clock(call.run)
             if turn >= 0:
                 call.timing.samples_ms.append(elapsed_ms)
+                if call.parts is not None:
+                    call.parts.samples_ms += call.parts_ms()
             done += 1
 
 
 def _shuffled(calls: Sequence[Call], turn: int) -> list[Call]:
     """Return the calls in the order of one round: none may always find the caches as another left them."""
     return random.Random(turn).sample(calls, len(calls))
-
-
-def _time_ms(run: Callable[[], object]) -> float:
-    time.sleep(SETTLE_S)
-    start = time.perf_counter_ns()
-    run()
-    return (time.perf_counter_ns() - start) / 1e6

@@ -2,7 +2,7 @@
 
 import gc
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,11 +12,13 @@ from PIL import Image
 
 from benchmarks.architecture import Architecture, draw
 from export import checkpoints
-from export.engine import export_engine
+from export.engine import Settings, export_engine
 from export.parity import draw_images
 from psp_rt import EngineFile, InputError, InputSpec, Manifest, Translator
 from psp_rt.images import Pixels, to_input
+from psp_rt.style import Codes
 
+Setting = tuple[str, str, str]  # device, backend, precision
 ROOT = Path(__file__).parents[1]
 SEEDS = (1, 2, 3, 4)  # of the styles that are mixed in
 CACHE = Path(__file__).parent / ".cache"
@@ -33,7 +35,10 @@ class Workload:
     model: checkpoints.Model | None  # the same in PyTorch; None where only an engine was given
     pictures: tuple[Path, ...]  # as many as the largest batch
     threads: int
-    translators: dict[tuple[str, str], Translator] = field(default_factory=dict)  # that are open
+    architecture: Architecture | None = None  # of drawn weights; None for a user's engine
+    checkpoint: Path | None = None  # of a user's engine, where it was given
+    translators: dict[Setting, Translator] = field(default_factory=dict)  # that are open
+    engines: dict[Setting, Path] = field(default_factory=dict)  # that they were opened from
 
     @property
     def input(self) -> InputSpec:
@@ -45,23 +50,35 @@ class Workload:
         """The engine on ONNX Runtime."""
         return self.opened("onnxruntime", "fp32")
 
-    def opened(self, backend: str, precision: str) -> Translator:
-        """Return the engine opened on the CPU; contenders clone it, so that they run the same graphs.
+    def opened(
+        self, backend: str, precision: str, *, device: str = "cpu", engine: Path | None = None
+    ) -> Translator:
+        """Return the engine, opened; contenders clone it, so that they run the same graphs.
+
+        Args:
+            engine: The same engine with TensorRT plans, where it is another file.
 
         Raises:
-            DeviceError: The backend or the precision cannot be had here.
+            DeviceError: The device, the backend or the precision cannot be had here.
         """
-        if (backend, precision) not in self.translators:
-            self.translators[backend, precision] = Translator(
-                self.engine,
-                device="cpu",
+        key = (device, backend, precision)
+        self.engines[key] = engine or self.engine
+        if key not in self.translators:
+            self.translators[key] = Translator(
+                self.engines[key],
+                device=device,
                 backend=backend,
                 precision=precision,
                 color="rgb",
                 threads=self.threads,
                 max_batch=max(4, len(self.pictures)),  # one batch is never run in parts
             )
-        return self.translators[backend, precision]
+        return self.translators[key]
+
+    def engine_of(self, translator: Mapping[str, str]) -> Path:
+        """Return the engine that a translator of these settings was opened from."""
+        key = (translator["device"], translator["backend"], translator["precision"])
+        return self.engines.get(key, self.engine)
 
     @property
     def first_mixed_row(self) -> int:
@@ -84,18 +101,24 @@ def read(pictures: Sequence[Path], spec: InputSpec) -> Pixels:
     return np.stack([to_input(picture, spec) for picture in pictures])
 
 
+def latent(seed: int, size: int) -> Codes:
+    """Return z [1, size] of a seed: the one that psp_rt draws."""
+    return np.random.default_rng(seed).standard_normal((1, size), dtype=np.float32)
+
+
 def drawn_workload(
     architecture: Architecture, *, batch: int, threads: int, report: Callable[[str], None]
 ) -> Workload:
     """Return a model with drawn weights; its engine is made once and then kept."""
     engine = cached_engine(architecture, report)
-    return _workload(architecture.name, engine, draw(architecture), batch=batch, threads=threads)
+    found = _workload(architecture.name, engine, draw(architecture), batch=batch, threads=threads)
+    return replace(found, architecture=architecture)
 
 
 def given_workload(engine: Path, checkpoint: Path | None, *, batch: int, threads: int) -> Workload:
     """Return a user's engine, and the checkpoint that it was made from, if that is there."""
     model = checkpoints.load(checkpoint) if checkpoint else None
-    return _workload(engine.stem, engine, model, batch=batch, threads=threads)
+    return replace(_workload(engine.stem, engine, model, batch=batch, threads=threads), checkpoint=checkpoint)
 
 
 def _workload(
@@ -134,14 +157,26 @@ def draw_pictures(spec: InputSpec, count: int, folder: Path) -> tuple[Path, ...]
     return tuple(paths)
 
 
-def cached_engine(architecture: Architecture, report: Callable[[str], None]) -> Path:
-    """Return the engine of an architecture; it is made again when the code that makes it has changed."""
+def cached_engine(
+    architecture: Architecture,
+    report: Callable[[str], None],
+    *,
+    variant: str = "",
+    settings: Settings | None = None,
+) -> Path:
+    """Return the engine of an architecture; it is made again when the code that makes it has changed.
+
+    Args:
+        variant: Tells engines of other settings apart.
+        settings: For the export.
+    """
     CACHE.mkdir(exist_ok=True)
-    path = CACHE / f"{architecture.name}-{_key(architecture)}.engine"
+    stem = f"{architecture.name}{variant}"
+    path = CACHE / f"{stem}-{_key(architecture)}.engine"
     if not path.exists():
-        for outdated in CACHE.glob(f"{architecture.name}-????????????.engine"):
+        for outdated in CACHE.glob(f"{stem}-????????????.engine"):
             outdated.unlink()  # a full-size engine has more than a gigabyte
-        export_engine(draw(architecture), path, report=report)
+        export_engine(draw(architecture), path, settings, report=report)
         gc.collect()
     return path
 

@@ -1,6 +1,7 @@
 """The benchmark compares like with like, counts right, and keeps what it measured."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from benchmarks import (
     work,
     workload,
 )
-from benchmarks.ceilings import PRODUCTS, Ceilings
+from benchmarks.ceilings import PRECISIONS, PRODUCTS, Ceilings, Peak
 from benchmarks.contenders import ENTRIES, Entry
 from benchmarks.contenders.runtime import BareSessions
 from benchmarks.original import in_original_form
@@ -41,6 +42,7 @@ from trainer.networks.generator import ModulatedConv
 ROOT = Path(__file__).parents[1]
 KINDS = ("psp", "w", "naive_w+", "e4e")
 QUICK = ["--quick", "--threads", "1"]
+CONTENDERS = ["--contenders", "psp_rt-cpu", "pytorch-original"]
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +59,7 @@ def _cache_of_the_tests(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[int, dict]]:
     """Run the command in this process, without processes of its own, and return status and JSON."""
     monkeypatch.setattr(session, "_fresh_runs", lambda workload: [])
+    monkeypatch.setattr(fresh, "can_run_alone", lambda entry: False)
 
     def run(*arguments: str) -> tuple[int, dict]:
         path = tmp_path / "result.json"
@@ -158,7 +161,8 @@ def test_a_contender_is_held_to_the_ceiling_of_its_own_precision():
     for timed in timings:
         timed.samples_ms.append(3000)
     works = {("encoder", 1): work.Work(macs=10**9, weight_bytes=0)}
-    exact, close = limit.distances(timings, works, ceilings, {"exact": "fp32", "close": "bf16"})
+    peaks = {"exact": ceilings.peak("fp32"), "close": ceilings.peak("bf16")}
+    exact, close = limit.distances(timings, works, peaks)
     assert (exact.bound_ms, close.bound_ms) == (pytest.approx(1000), pytest.approx(100))
 
 
@@ -225,11 +229,38 @@ def test_the_count_of_a_generator_is_the_one_of_torch():
     assert counted == counter.get_total_flops() / 2
 
 
-def test_the_papers_figures_are_scaled_by_the_peaks():
-    half_a_p40 = 11.76e12 / 2 / 2  # multiplications a second
-    (row,) = (row for row in paper.quoted(half_a_p40) if row.method == "pSp (quoted)")
-    assert row.seconds == 0.106
-    assert row.scaled_seconds == pytest.approx(0.212)
+def end_to_end(contender: str, milliseconds: float) -> Timing:
+    return Timing(contender=contender, stage="end to end", batch=1, images=1, samples_ms=[milliseconds])
+
+
+def test_our_figures_are_scaled_to_the_papers_card_by_the_peaks_of_each_precision():
+    p40 = 11.76e12 / 2  # multiplications a second
+    peaks = {
+        name: Peak(macs_per_s=times * p40, bytes_per_s=1) for name, times in (("half", 0.5), ("thrice", 3))
+    }
+    half, thrice = paper.ours("psp", [end_to_end("half", 100), end_to_end("thrice", 100)], peaks, "here")
+    assert (half.seconds, thrice.seconds) == (0.1, 0.1)
+    assert (half.p40_seconds, thrice.p40_seconds) == (pytest.approx(0.05), pytest.approx(0.3))
+
+
+def test_each_encoder_of_ours_stands_below_the_papers_same_one():
+    peaks = {"mine": Peak(macs_per_s=1, bytes_per_s=1)}
+    own = [
+        row
+        for kind in ("psp", "e4e", "w")
+        for row in paper.ours(kind, [end_to_end("mine", 1)], peaks, "here")
+    ]
+    shown = [(row.method, row.contender) for row in paper.side_by_side(own)]
+    assert shown == [
+        ("ALAE", ""),
+        ("IDInvert", ""),
+        ("W", ""),
+        ("W", "mine"),
+        ("naive W+", ""),
+        ("pSp", ""),
+        ("pSp", "mine"),
+        ("e4e", "mine"),
+    ]
 
 
 # Timing.
@@ -310,7 +341,7 @@ def test_one_wrong_picture_in_a_batch_is_enough():
 def test_quick_runs_through_the_command_and_writes_every_field(tmp_path: Path):
     files = ["--json", str(tmp_path / "a.json"), "--markdown", str(tmp_path / "a.md")]
     ran = subprocess.run(
-        [sys.executable, "benchmarks/latency.py", *QUICK, "--batch", "1", "2", *files],
+        [sys.executable, "benchmarks/latency.py", *QUICK, "--batch", "1", "2", *CONTENDERS, *files],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -321,10 +352,11 @@ def test_quick_runs_through_the_command_and_writes_every_field(tmp_path: Path):
     assert found["complete"]
     assert found["provenance"].keys() >= {"cpu", "cpus", "threads", "commit", "command", "date", "torch"}
     (model,) = found["models"]
-    assert {standing["status"] for standing in model["contenders"]} <= {"timed", "unavailable"}
+    assert {standing["status"] for standing in model["contenders"]} == {"timed"}
     stages = {(timing["stage"], timing["batch"]) for timing in model["timings"]}
-    each = ("read", "encode", "generate", "end to end")
-    once = ("1 mixed", "4 mixed", "encode, generate 4", "4 runs", "copy", *PRODUCTS.values())
+    each = ("read", "encode", "style-mix", "generate", "end to end")
+    products = [PRODUCTS[precision] for precision in PRECISIONS["cpu"]]
+    once = ("1 mixed", "4 mixed", "encode, generate 4", "4 runs", "copy", *products)
     assert stages == {(stage, batch) for stage in each for batch in (1, 2)} | {(stage, 1) for stage in once}
     for figures in model["timings"]:
         assert len(figures["samples_ms"]) == figures["runs"] == 2
@@ -335,12 +367,24 @@ def test_quick_runs_through_the_command_and_writes_every_field(tmp_path: Path):
     assert all(distance["ratio"] > 1 for distance in model["limit"])  # nothing is faster than the limit
     assert model["ceilings"]["gmacs_per_s"] > 0
     assert model["ceilings"]["bf16_gmacs_per_s"] > 0
+    assert model["gpu_ceilings"] is None
     assert 0 < model["fresh"][0]["peak_open_mib"] <= model["fresh"][0]["peak_mib"]
+    alone = {(run["contender"], run["batch"]): run for run in model["alone"]}
+    assert alone.keys() == {(name, batch) for name in CONTENDERS[1:] for batch in (1, 2)}
+    assert (
+        alone["pytorch-original", 1]["peak_mib"] > alone["psp_rt-cpu", 1]["peak_mib"] > 0
+    )  # it imports torch
+    assert alone["psp_rt-cpu", 1]["open_s"] > 0
+    assert alone["pytorch-original", 1]["open_s"] is None  # drawn: nothing was opened
+    medians = {(row["contender"], row["batch"]): row for row in model["stages"]}
+    assert medians["psp_rt-cpu", 2]["upload"] is None
+    assert 0 < medians["psp_rt-cpu", 2]["generate"] < medians["psp_rt-cpu", 2]["end to end"]
     assert model["engine_bytes"] > 0
     assert "pytorch-original / psp_rt-cpu: end to end, batch 1" in model["ratios"]
-    assert [row["seconds"] for row in model["paper"]] == [0.207, 0.032, 0.063, 0.063, 0.106]
+    assert [row["seconds"] for row in found["paper"]] == [0.207, 0.032, 0.063, 0.063, 0.106]
     assert "| end to end | 2 | psp_rt-cpu |" in (tmp_path / "a.md").read_text()
     assert "times the bound" in ran.stdout
+    assert re.search(r"psp_rt-cpu +1 +[\d.]+ +none ", ran.stdout)  # on the CPU nothing is uploaded
 
 
 @pytest.mark.parametrize("with_checkpoint", [False, True])
@@ -358,6 +402,8 @@ def test_a_users_engine_is_measured_and_with_its_checkpoint_against_pytorch(
     standings = {standing["name"]: standing for standing in found["models"][0]["contenders"]}
     assert standings["psp_rt-cpu"]["status"] == "timed"
     assert standings["pytorch-original"]["status"] == ("timed" if with_checkpoint else "unavailable")
+    assert "cuda" not in " ".join(standings)  # there is no GPU, and nobody asked for one
+    assert "psp_rt-tensorrt-fp16" in found["models"][0]["not_tried"]
     assert with_checkpoint or "add --checkpoint FILE" in standings["pytorch-original"]["reason"]
     assert str(tmp_path) not in json.dumps(found)  # results are published
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contenders.unavailable import Unavailable
-from benchmarks.workload import Workload, read
+from benchmarks.workload import Workload, latent, read
 from psp_rt import EngineFile, InputSpec
 from psp_rt.backends.openvino import PRECISIONS
+from psp_rt.backends.ports import GRAPHS
 from psp_rt.images import Pixels
 from psp_rt.openvino_library import openvino_core, probe_openvino
 from psp_rt.style import Codes
@@ -21,8 +22,8 @@ from psp_rt.style import Codes
 class OpenVino:
     """OpenVINO on the CPU, all graphs in one precision."""
 
-    def __init__(self, encoder: Any, generator: Any, spec: InputSpec) -> None:
-        self._encoder, self._generator, self._spec = encoder, generator, spec
+    def __init__(self, models: dict[str, Any], spec: InputSpec) -> None:
+        self._models, self._spec = models, spec
 
     @classmethod
     def open(cls, workload: Workload, precision: str = "fp32") -> OpenVino:
@@ -41,21 +42,27 @@ class OpenVino:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             extract(workload.engine, folder)
-            encoder, generator = (
-                core.compile_model(folder / f"{graph}.onnx", "CPU", settings)
-                for graph in ("encoder", "generator")
-            )
-        return cls(encoder, generator, workload.input)
+            models = {
+                graph: core.compile_model(folder / f"{graph}.onnx", "CPU", settings) for graph in GRAPHS
+            }
+        return cls(models, workload.input)
 
     def encode(self, images: Pixels) -> Codes:
         """Return codes [N, L, D]."""
-        codes: Codes = self._encoder([images])[0]
+        codes: Codes = self._models["encoder"]([images])[0]
         return codes
+
+    def with_style(self, codes: Codes, seed: int, first_row: int) -> Codes:
+        """Return codes [N, L, D] with the style of a seed from one row on."""
+        mixed = codes.copy()
+        mixed[:, first_row:] = self._models["mapping"]([latent(seed, codes.shape[-1])])[0]
+        return mixed
 
     def generate(self, codes: Codes) -> Pixels:
         """Return RGB [N, H, W, 3]."""
         weights = np.zeros(codes.shape[:2], np.float32)
-        pictures: Pixels = self._generator({"codes": codes, "reference": codes, "weights": weights})[0]
+        feeds = {"codes": codes, "reference": codes, "weights": weights}
+        pictures: Pixels = self._models["generator"](feeds)[0]
         return pictures
 
     def translate(self, pictures: Sequence[Path]) -> Sequence[Any]:
@@ -64,13 +71,13 @@ class OpenVino:
 
     def close(self) -> None:
         """Let go of the models."""
-        self._encoder = self._generator = None
+        self._models = {}
 
 
 def extract(engine: Path, folder: Path) -> None:
-    """Unzip the encoder and the generator of an engine."""
+    """Unzip the graphs of an engine, and their weights."""
     with EngineFile.open(engine) as file:
         for name in file.names:
-            if name.startswith(("encoder", "generator")):
+            if name.startswith(GRAPHS):
                 with file.view(name) as data:
                     (folder / name).write_bytes(data)

@@ -1,16 +1,22 @@
-"""psp_rt as its users call it, and what is inside it: sessions of ONNX Runtime, requests of OpenVINO."""
+"""psp_rt as its users call it, and what is inside it: sessions of ONNX Runtime, requests of OpenVINO.
+
+What runs on a GPU has not run there yet.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.contenders.entry import Entry
 from benchmarks.contenders.unavailable import Unavailable
-from benchmarks.workload import Workload, read
-from psp_rt import DeviceError, InputSpec, StyleMix, Translator
+from benchmarks.plans import engine_with_plans
+from benchmarks.workload import Workload, latent, read
+from psp_rt import InputSpec, PspError, StyleMix, Translator
 from psp_rt.backends.onnx_runtime import OnnxRuntimeBackend
 from psp_rt.backends.openvino import OpenVinoBackend
 from psp_rt.images import Pixels
@@ -24,13 +30,21 @@ class PspRt:
         self._translator = translator
 
     @classmethod
-    def open(cls, workload: Workload, backend: str = "onnxruntime", precision: str = "fp32") -> PspRt:
-        """Open the engine on the CPU."""
-        return cls(_opened(workload, backend, precision).clone())
+    def open(cls, workload: Workload, *, device: str, backend: str, precision: str) -> PspRt:
+        """Open the engine."""
+        return cls(_opened(workload, device, backend, precision).clone())
+
+    def clone(self) -> PspRt:
+        """Return a contender for another thread, on the same weights."""
+        return PspRt(self._translator.clone())
 
     def encode(self, images: Pixels) -> Codes:
         """Return codes [N, L, D]."""
         return self._translator.encode(images)
+
+    def with_style(self, codes: Codes, seed: int, first_row: int) -> Codes:
+        """Return codes [N, L, D] with the style of a seed from one row on."""
+        return _with_style(codes, self._translator.sample(seed), first_row)
 
     def generate(self, codes: Codes) -> Pixels:
         """Return RGB [N, H, W, 3]."""
@@ -72,6 +86,11 @@ class BareSessions:
         codes: Codes = self._sessions["encoder"].run(None, {"image": images})[0]
         return codes
 
+    def with_style(self, codes: Codes, seed: int, first_row: int) -> Codes:
+        """Return codes [N, L, D] with the style of a seed from one row on."""
+        style = self._sessions["mapping"].run(None, {"z": latent(seed, codes.shape[-1])})[0]
+        return _with_style(codes, style, first_row)
+
     def generate(self, codes: Codes) -> Pixels:
         """Return RGB [N, H, W, 3]."""
         feeds = {"codes": codes, "reference": codes, "weights": np.zeros(codes.shape[:2], np.float32)}
@@ -100,12 +119,17 @@ class BareRequests:
     @classmethod
     def open(cls, workload: Workload) -> BareRequests:
         """Open the engine on the CPU."""
-        return cls(_opened(workload, "openvino", "fp32").clone(), workload.input)
+        return cls(_opened(workload, "cpu", "openvino", "fp32").clone(), workload.input)
 
     def encode(self, images: Pixels) -> Codes:
         """Return codes [N, L, D]."""
         codes: Codes = np.concatenate([self._run("encoder", [image[None]]) for image in images])
         return codes
+
+    def with_style(self, codes: Codes, seed: int, first_row: int) -> Codes:
+        """Return codes [N, L, D] with the style of a seed from one row on."""
+        style = self._run("mapping", [latent(seed, codes.shape[-1])])
+        return _with_style(codes, style, first_row)
 
     def generate(self, codes: Codes) -> Pixels:
         """Return RGB [N, H, W, 3]."""
@@ -127,8 +151,27 @@ class BareRequests:
         return self._requests[graph].infer(inputs, share_inputs=True)[0]
 
 
-def _opened(workload: Workload, backend: str, precision: str) -> Translator:
+def psp_rt_entry(*, name: str, what: str, device: str, backend: str, precision: str = "fp32") -> Entry:
+    """Return the entry of psp_rt on one of its backends."""
+    return Entry(
+        name=name,
+        what=what,
+        device=device,
+        precision=precision,
+        open=partial(PspRt.open, device=device, backend=backend, precision=precision),
+        translator={"device": device, "backend": backend, "precision": precision},
+    )
+
+
+def _opened(workload: Workload, device: str, backend: str, precision: str) -> Translator:
     try:
-        return workload.opened(backend, precision)
-    except DeviceError as error:
-        raise Unavailable(str(error)) from error
+        engine = engine_with_plans(workload, precision) if backend == "tensorrt" else workload.engine
+        return workload.opened(backend, precision, device=device, engine=engine)
+    except PspError as error:
+        raise Unavailable(str(error).replace(f"{workload.engine.parent}/", "")) from error
+
+
+def _with_style(codes: Codes, style: Codes, first_row: int) -> Codes:
+    mixed = codes.copy()
+    mixed[:, first_row:] = style[0]  # all rows of a style are one
+    return mixed
