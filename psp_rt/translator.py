@@ -66,8 +66,8 @@ class Translator:
             backend: "auto" takes the fastest one that there is; "tensorrt" (a plan that was built into the
                 file for this machine), "onnxruntime" and "openvino" that one or an error.
             precision: "auto" is FP32, which the file was checked for, or what a TensorRT plan was built in;
-                "fp32" and "fp16" are that or an error. "bf16" computes the generator in BF16, which is
-                faster and less exact; it needs OpenVINO and a processor with BF16.
+                "fp32" and "fp16" are that or an error. "bf16" computes the generator and the encoder's
+                heads in BF16, which is faster and less exact; it needs OpenVINO and a processor with BF16.
             color: The channel order of NumPy arrays, in and out: "bgr", as OpenCV has it, or "rgb".
             threads: On the CPU; by default one for each physical core.
             max_batch: A larger batch goes through the graphs in parts of this size, which bounds the

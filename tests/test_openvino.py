@@ -117,11 +117,27 @@ def test_bf16_stays_close_to_fp32():
         Translator(DEMONSTRATION, device="cpu", precision="bf16") as close,
     ):
         assert (close.backend, close.precision) == ("openvino", "bf16")
-        codes = exact.encode(drawing)
-        assert np.abs(close.encode(drawing) - codes).max() < 0.01 * np.ptp(codes)
+        codes, near = exact.encode(drawing), close.encode(drawing)
+        assert (near != codes).any()  # the heads are in BF16
+        assert np.abs(near - codes).max() < 0.01 * np.ptp(codes)  # and the backbone is not
+        assert "encoder's heads and generator in bf16" in close.runs_on
+        with close.clone() as other:
+            np.testing.assert_array_equal(other.encode([drawing, drawing]), np.stack([near, near]))
         found, expected = np.asarray(close.run(drawing)), np.asarray(exact.run(drawing))
         assert (found != expected).any()  # or it was not BF16 at all
         assert psnr_db(found, expected) >= 40
+
+
+def test_an_encoder_without_heads_stays_in_fp32(engine_paths):
+    if "BF16" not in probe_openvino().capabilities:
+        pytest.skip("this processor has no BF16 arithmetic")
+    picture = np.random.default_rng(0).integers(0, 256, (16, 12, 3), np.uint8)
+    with (
+        Translator(engine_paths["rgb"], device="cpu", backend="openvino") as exact,
+        Translator(engine_paths["rgb"], device="cpu", precision="bf16") as close,
+    ):
+        assert ", generator in bf16," in close.runs_on
+        np.testing.assert_array_equal(close.encode(picture), exact.encode(picture))
 
 
 # The layout of the colour layers.

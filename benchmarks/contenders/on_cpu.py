@@ -24,7 +24,7 @@ ON_CPU = (
     ),
     psp_rt_entry(
         name="psp_rt-openvino-bf16",
-        what="psp_rt on OpenVINO, CPU, generator in BF16",
+        what="psp_rt on OpenVINO, CPU, encoder's heads and generator in BF16",
         device="cpu",
         backend="openvino",
         precision="bf16",
