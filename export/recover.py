@@ -3,20 +3,18 @@
 For who has a model as an engine alone and wants to train on, or to train encoders for its generator. The
 checkpoint computes what the engine does, which is checked. What an engine does not hold stays lost: the
 optimiser, and the statistics of batch norms that were folded into the convolutions before them. Those norms
-come back as ones that only add a bias; ``--images`` measures statistics on photos, to train on with.
+come back as ones that only add a bias; training that starts from such a file measures statistics first.
 """
 
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from export import checkpoints, parity, traced
 from export.graphs import EncoderGraph
@@ -27,35 +25,27 @@ from psp_rt.engine_writer import check_apart, check_writable
 from psp_rt.errors import InputError, PspError
 from trainer import checkpoint
 from trainer.checkpoint import Checkpoint
-from trainer.joint import pairs
 from trainer.networks import (
     Encoder,
     EncoderConfig,
     EncoderKind,
     Translation,
 )
+from trainer.networks.encoders import normed_convolutions
 
 File = click.Path(path_type=Path)
-MEASURED = 512  # photos, for the statistics of batch norms
 EXPECTED = "expected an engine with an encoder that `python -m export` made"
 
 
 @click.command()
 @click.argument("engine", type=File)
 @click.argument("output", type=File)
-@click.option(
-    "--images",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help=f"Photos, of which {MEASURED} measure the statistics of batch norms; for training on.",
-)
-def main(engine: Path, output: Path, images: Path | None) -> None:
+def main(engine: Path, output: Path) -> None:
     """Write the model of ENGINE into OUTPUT, a checkpoint for the trainer and for `python -m export`."""
     try:
         check_apart(output, engine)
         check_writable(output)
         found = recover(engine)
-        if images is not None:
-            measure_statistics(found, images)
         check(found, engine)
         checkpoint.save(output, found)
     except PspError as error:
@@ -108,39 +98,6 @@ def check(found: Checkpoint, engine: Path) -> None:
         parity.check(figures)
 
 
-def measure_statistics(found: Checkpoint, images: Path) -> None:
-    """Give batch norms the statistics of photos; what the encoder computes stays the same."""
-    if found.task not in pairs.TASKS:
-        raise InputError(f"--images can make inputs for {', '.join(pairs.TASKS)}, not for {found.task}")
-    size = found.model.encoder.config.input_height
-    with tempfile.TemporaryDirectory() as folder:
-        cache = Path(folder) / "sketches.npz"
-        known = pairs.load(images, (found.task,), size=size, seed=0, cache=cache)[found.task]
-    chosen = np.linspace(0, len(known) - 1, min(len(known), MEASURED)).astype(np.int64)
-    spread_statistics(found.model.encoder, known.plain(chosen).sources)
-
-
-@torch.no_grad()
-def spread_statistics(encoder: Encoder, sources: Tensor) -> None:
-    """Let each batch norm after a convolution normalise what comes to it; its own weights undo that."""
-
-    def spread(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(norm, nn.BatchNorm2d)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
-        slope = norm.weight / (norm.running_var + norm.eps).sqrt()
-        norm.bias.add_(slope * (mean - norm.running_mean))
-        norm.weight.copy_(slope * (variance + norm.eps).sqrt())
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(variance)
-
-    hooks = [norm.register_forward_pre_hook(spread) for _, norm in _folded(encoder)]
-    encoder.eval()(sources)
-    for hook in hooks:
-        hook.remove()
-
-
 def _encoder(found: Graph, manifest: Manifest) -> tuple[Encoder, Tensor | None]:
     """Return the encoder and the latent average; which kind it is, and whether it has one, is tried out."""
     spec = manifest.input
@@ -161,7 +118,7 @@ def _with_norms(encoder: Encoder, state: Mapping[str, Tensor]) -> Encoder:
     """Load what a trace holds; folded batch norms get its biases."""
     own = encoder.state_dict()
     given = {name.removeprefix("encoder."): value for name, value in state.items()}
-    for convolution, norm in _folded(encoder):
+    for convolution, norm in normed_convolutions(encoder):
         name = next(name for name, module in encoder.named_modules() if module is norm)
         before = next(name for name, module in encoder.named_modules() if module is convolution)
         given |= {
@@ -174,15 +131,6 @@ def _with_norms(encoder: Encoder, state: Mapping[str, Tensor]) -> Encoder:
     counts = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
     encoder.load_state_dict(kept | counts)
     return encoder
-
-
-def _folded(encoder: Encoder) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Yield the convolutions whose batch norm the export folds into them, with that."""
-    for module in encoder.modules():
-        if isinstance(module, nn.Sequential):
-            for layer, following in pairwise(module):
-                if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
-                    yield layer, following
 
 
 def _kinds(found: Graph) -> tuple[EncoderKind, ...]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from export import checkpoints
 from export.engine import export_engine
+from export.recover import recover
 from psp_rt import InputError, OutputError, PspError, Translator
 from trainer import checkpoint, data, mapping, tasks
 from trainer.__main__ import main
@@ -290,6 +291,20 @@ def test_another_task_may_begin_with_an_encoder_that_reads_the_same(tmp_path, tr
         torch.testing.assert_close(value, found[name], rtol=0, atol=0)
     with pytest.raises(InputError, match="has other sizes than this run"):  # a photo has three channels
         run.take_over(tmp_path / "first" / "sketch.pt", task="super-resolution")
+
+
+def test_a_recovered_engine_gives_in_training_what_it_gave_before(tmp_path, train, pairs):
+    train(tmp_path / "first")
+    export_engine(checkpoints.load(tmp_path / "first" / "inversion.pt"), tmp_path / "a.engine")
+    checkpoint.save(tmp_path / "back.pt", recover(tmp_path / "a.engine"))
+    config = replace(CONFIG, tasks=("inversion",), batch=4)
+    latest, starts = tmp_path / "none.pt", [Start(tmp_path / "back.pt")]
+    run = training.open_run(config, latest, starts, pairs, ALONE)
+    sources = pairs["inversion"].plain(np.arange(len(pairs["inversion"]))).sources
+    kept = recover(tmp_path / "a.engine").model.encoder
+    first, second = run.model.encoders["inversion"].input_layer[:2], kept.input_layer[:2]
+    with torch.no_grad():
+        torch.testing.assert_close(first.train()(sources), second.eval()(sources), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from PIL import Image
 
 from export import checkpoints
 from export.engine import Settings, export_engine
-from export.recover import main, recover, spread_statistics
+from export.recover import main, recover
 from psp_rt import InputError, Translator
 from tests import tiny_engine
 from tests.tiny_models import GENERATOR, draw, encoder_config
 from trainer import checkpoint
+from trainer.average import spread_statistics
 from trainer.networks import Encoder, Generator, Translation
 
 
@@ -115,33 +115,6 @@ def test_measured_statistics_are_the_data_s_and_change_no_code(tmp_path):
     training = copy.deepcopy(encoder.input_layer).train()
     with torch.no_grad():
         torch.testing.assert_close(training(sources), before.input_layer(sources), rtol=1e-2, atol=1e-2)
-
-
-def test_the_command_measures_on_photos(tmp_path):
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for number in range(3):
-        noise = np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)
-        Image.fromarray(noise).save(photos / f"{number}.png")
-    path = engine_of(drawn_model(), tmp_path)
-    arguments = [str(path), str(tmp_path / "back.pt"), "--images", str(photos)]
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 0, result.output
-    norm = checkpoint.load(tmp_path / "back.pt").model.encoder.input_layer[1]
-    assert float(norm.running_mean.abs().max()) > 0
-    assert float(recover(path).model.encoder.input_layer[1].running_mean.abs().max()) == 0
-
-
-def test_statistics_of_a_task_without_inputs_from_photos_are_refused(tmp_path):
-    path = engine_of(drawn_model(task="segmentation", channels=5), tmp_path)
-    arguments = [str(path), str(tmp_path / "back.pt"), "--images", str(tmp_path)]
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 1
-    assert (
-        "--images can make inputs for sketch, inversion, super-resolution, not for segmentation"
-        in result.output
-    )
-    assert not (tmp_path / "back.pt").exists()
 
 
 def test_an_engine_of_other_graphs_is_refused(tmp_path):

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from trainer.networks.encoders import normed_convolutions
+
 
 def decay(*, images: int, images_seen: int, halflife_images: float = 10e3) -> float:
     """Return how much of the average stays after a step of `images`.
@@ -51,3 +53,32 @@ def calibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
     network.eval()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+
+
+@torch.no_grad()
+def spread_statistics(encoder: nn.Module, sources: Tensor) -> None:
+    """Let each batch norm after a convolution normalise what comes to it; its own weights undo that.
+
+    What the encoder computes stays the same. A checkpoint recovered from an engine needs it before training,
+    which normalises by the statistics of a batch whatever the file says.
+
+    Args:
+        encoder: Is left in evaluation mode.
+        sources: What it reads in training, [N, C, H, W].
+    """
+
+    def spread(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
+        slope = norm.weight / (norm.running_var + norm.eps).sqrt()
+        norm.bias.add_(slope * (mean - norm.running_mean))
+        norm.weight.copy_(slope * (variance + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+
+    hooks = [norm.register_forward_pre_hook(spread) for _, norm in normed_convolutions(encoder)]
+    encoder.eval()(sources)
+    for hook in hooks:
+        hook.remove()

@@ -92,8 +92,8 @@ class Run:
         """Where it trains."""
         return self.model.generator.input.input.device
 
-    def take_over(self, path: Path, *, task: str | None = None) -> None:
-        """Begin with the generator and the encoder of a checkpoint of the same sizes.
+    def take_over(self, path: Path, *, task: str | None = None) -> str:
+        """Begin with the generator and the encoder of a checkpoint of the same sizes; return the task.
 
         Args:
             path: A checkpoint of this trainer.
@@ -112,6 +112,7 @@ class Run:
                 model.encoders[task].load_state_dict(found.model.encoder.state_dict())
             except RuntimeError as error:
                 raise InputError(f"{path} has other sizes than this run: {error}") from error
+        return task
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint and the model of each task."""

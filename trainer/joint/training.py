@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from psp_rt.errors import OutputError, PspError
-from trainer.average import calibrate
+from trainer.average import calibrate, spread_statistics
 from trainer.data import Batch
 from trainer.interruptions import Interrupted, interruptions
 from trainer.joint.config import JointConfig
@@ -24,6 +24,7 @@ from trainer.team import Team
 REPORT_IMAGES = 10_000  # at least, between two reports
 CALIBRATION_BATCHES = 32  # of 64 photos
 SHEET_PHOTOS = 16
+MEASURED = 512  # photos, for the statistics of an encoder that a run begins with
 ALONE = Team(device=torch.device("cpu"))
 
 
@@ -61,7 +62,7 @@ def train(
     check_depth(config.generator.mapping_layers)  # now, and not when the discriminator joins in
     pairs, held_out = load_all(config, images, validation, output)
     latest = output / "latest.pt"
-    run = open_run(config, latest, start_from, team)
+    run = open_run(config, latest, start_from, pairs, team)
     lpips.to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
 
     shown = reporting(output, total=config.images, images_seen=run.images_seen, team=team)
@@ -116,13 +117,19 @@ def load_all(
         ) from error
 
 
-def open_run(config: JointConfig, latest: Path, start_from: Sequence[Start], team: Team) -> Run:
+def open_run(
+    config: JointConfig, latest: Path, start_from: Sequence[Start], pairs: dict[str, Pairs], team: Team
+) -> Run:
     """Go on with the run that is there, or start one."""
     if latest.exists():
         return Run.resume(config, latest, device=team.device)
     run = Run.start(config, device=team.device)
     for start in start_from:
-        run.take_over(start.path, task=start.task)
+        task = run.take_over(start.path, task=start.task)
+        known = pairs[task]
+        chosen = np.linspace(0, len(known) - 1, min(len(known), MEASURED)).astype(np.int64)
+        for model in (run.model, run.average):
+            spread_statistics(model.encoders[task], known.plain(chosen).sources.to(run.device))
     return run
 
 

@@ -1,7 +1,8 @@
 """Encoders: picture -> W+ code (pSp, arXiv:2008.00951; e4e, arXiv:2102.02766)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Literal
 
 import torch
@@ -184,6 +185,15 @@ class LastLayerEncoder(Encoder):
 def upsample_add(below: Tensor, lateral: Tensor) -> Tensor:
     """Resize a coarser map to the lateral one and add (align_corners, as the official weights need)."""
     return F.interpolate(below, size=lateral.shape[2:], mode="bilinear", align_corners=True) + lateral
+
+
+def normed_convolutions(encoder: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Yield each convolution that a batch norm follows, with that: an export folds the one into the other."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Sequential):
+            for layer, following in pairwise(module):
+                if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+                    yield layer, following
 
 
 def draw_head_weights(encoder: Encoder) -> None:
