@@ -9,8 +9,8 @@
 
 Needs no network and no pretrained file. An interrupt (Ctrl-C) keeps what was measured.
 
-The first line takes about half an hour on two cores, most of it in PyTorch; --scaling adds two smaller
-generators and batches of 2, 4 and 8, and takes two hours unless fewer --contenders or --rounds are asked for.
+Estimated for two cores: the first line takes half an hour, most of it in PyTorch. --scaling adds two smaller
+generators, batches of 2, 4 and 8 and up to four clones: two hours, or one with --rounds 3.
 Contenders on a GPU take part where there is one. None of them has run yet.
 """
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psp_rt
 from benchmarks.workload import ROOT
+from psp_rt.device import probe_driver
 from psp_rt.doctor import installed_packages
 
 PACKAGES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "torch", "onnx", "openvino", "tensorrt")
@@ -25,6 +26,7 @@ def collect(
         "commit": _commit(),
         "cpu": cpu_model(),
         "cpus": str(os.cpu_count()),
+        **gpus(),
         "threads": str(threads),
         "memory_gib": _memory_gib(),
         "load": _load(),
@@ -53,6 +55,12 @@ def cpu_model() -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
+
+
+def gpus() -> dict[str, str]:
+    """Return the GPUs' names and the CUDA version of their driver, if there are any."""
+    driver = probe_driver()
+    return {"gpu": ", ".join(driver.gpus), "cuda_driver": driver.cuda_version} if driver.gpus else {}
 
 
 def _commit() -> str:

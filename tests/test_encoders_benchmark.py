@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import drawn_files, encoders, provenance
+from benchmarks import drawn_files, encoders, provenance, readme_tables
 from trainer import generator_file
 from trainer.losses.identity import MOBILEFACENET, Identity
 from trainer.losses.lpips import LpipsAlex
@@ -36,6 +36,10 @@ def test_every_encoder_is_trained_alike_and_measured(output):
     assert content["provenance"]["command"].startswith("python benchmarks/encoders.py --quick")
     assert str(output.parent) not in json.dumps(content)
     assert "| pSp [paper] |" in (output / "comparison.md").read_text()
+    shown = readme_tables.block(output / "comparison.json")
+    assert "| naive-w+ |" in shown
+    assert "| pSp (paper) | 0.58 | 0.19 | 0.04 | 0.106 |" in shown
+    assert "python benchmarks/encoders.py --quick" in shown
     with Image.open(output / "comparison.png") as sheet:
         assert sheet.size == (6 * 32 * 2, 2 * 32 * 2)  # input, target and four encoders, two photos
 

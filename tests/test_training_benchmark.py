@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import drawn_files, plain_training, training, training_loops, training_setups
+from benchmarks import (
+    drawn_files,
+    plain_training,
+    readme_tables,
+    training,
+    training_loops,
+    training_setups,
+)
 from benchmarks.training_loops import Files
 from trainer import tasks
 from trainer.encoder_data import TrainingSet
@@ -55,6 +62,7 @@ def test_the_benchmark_measures_each_loop_of_each_task(tmp_path, capsys):
         assert task["loops"][0]["inside_networks"] < 1
         assert task["loops"][2]["faster_than_plain"]["value"] == 1
     assert "Tiny networks: the numbers say nothing." in capsys.readouterr().out
+    assert "| generator | plain PyTorch, fp32 | " in readme_tables.block(path)
 
 
 def test_both_loops_learn_the_same_from_the_same_photos(encoder_loops):

@@ -1,0 +1,96 @@
+"""README's tables come from the result files, each from its own."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks import readme_tables
+from psp_rt import InputError
+
+CPU = readme_tables.RESULTS / "cpu-1024.json"
+
+
+def place(name: str, text: str = "old\n") -> str:
+    return f"<!-- {name}: written by `make readme-tables` -->\n{text}<!-- /{name} -->\n"
+
+
+def test_each_place_is_filled_from_its_own_file_and_the_rest_stays(tmp_path: Path):
+    for name, rounds in (("one", 11), ("two", 22)):
+        content = json.loads(CPU.read_text())
+        content["settings"]["rounds"] = rounds
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    found = readme_tables.updated(f"before\n{place('two')}between\n{place('one')}after\n", tmp_path)
+    first, second = found.split("between\n")
+    assert first.startswith("before\n<!-- two:")
+    assert "medians of 22 rounds" in first
+    assert "[benchmarks/results/two.json]" in first
+    assert "medians of 11 rounds" in second
+    assert second.endswith("<!-- /one -->\nafter\n")
+    assert "old" not in found
+    assert readme_tables.updated(found, tmp_path) == found
+
+
+def test_all_models_of_a_file_have_a_table_and_skipped_ones_none(tmp_path: Path):
+    content = json.loads(CPU.read_text())
+    (model,) = content["models"]
+    other = {**model, "name": "w-512", "encoder": "w", "output": "512 x 512"}
+    content["models"] = [model, {**model, "timings": [], "skipped": "needs memory"}, other]
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    found = readme_tables.updated(place("all"), tmp_path)
+    assert found.count("| --- | ---: |") == 2
+    assert "output 1024)" in found
+    assert "output 512, w encoder)" in found
+
+
+def test_times_of_a_gpu_are_in_milliseconds_against_the_original_on_it(tmp_path: Path):
+    content = json.loads(CPU.read_text())
+    names = {"pytorch-original": "pytorch-original-cuda", "psp_rt-cpu": "psp_rt-tensorrt-fp16"}
+    timings = [timing for timing in content["models"][0]["timings"] if timing["contender"] in names]
+    for timing in timings:
+        timing["contender"] = names[timing["contender"]]
+        timing["p50_ms"] = 10.0 if timing["contender"] == "pytorch-original-cuda" else 2.0
+    content["models"][0]["timings"] = timings
+    (tmp_path / "gpu.json").write_text(json.dumps(content))
+    found = readme_tables.updated(place("gpu"), tmp_path)
+    assert "| milliseconds | encode" in found
+    assert "| psp_rt (TensorRT, FP16) | 2 | 2 | 2 |" in found
+    assert "| **original / psp_rt (TensorRT, FP16)** | **5.00x** |" in found
+
+
+def test_a_place_without_a_result_is_an_error_that_names_the_file(tmp_path: Path):
+    with pytest.raises(InputError, match=r"benchmarks/results/gone\.json cannot be read"):
+        readme_tables.updated(place("gone"), tmp_path)
+
+
+def test_a_result_of_another_format_is_an_error_that_names_the_known_ones(tmp_path: Path):
+    (tmp_path / "a.json").write_text('{"format": "other"}')
+    with pytest.raises(InputError, match=r"expected one of psp_rt\.latency"):
+        readme_tables.updated(place("a"), tmp_path)
+
+
+def test_two_places_for_one_file_are_an_error(tmp_path: Path):
+    shutil.copy(CPU, tmp_path / "a.json")
+    with pytest.raises(InputError, match="more than one place for a"):
+        readme_tables.updated(place("a") + place("a"), tmp_path)
+
+
+def test_a_result_without_a_place_is_told_with_what_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    (tmp_path / "README.md").write_text(place("a"))
+    for name in ("a", "b"):
+        shutil.copy(CPU, tmp_path / f"{name}.json")
+    monkeypatch.setattr(readme_tables, "ROOT", tmp_path)
+    monkeypatch.setattr(readme_tables, "RESULTS", tmp_path)
+    (tmp_path / "profile.json").write_text('{"format": "something else"}')
+    assert readme_tables.main() == 0
+    shown = capsys.readouterr().out
+    assert "<!-- b: written by `make readme-tables` -->" in shown
+    assert "profile" not in shown
+    assert "| seconds |" in (tmp_path / "README.md").read_text()
+
+
+def test_every_committed_result_has_a_place_in_readme():
+    assert readme_tables.without_place((readme_tables.ROOT / "README.md").read_text()) == []
