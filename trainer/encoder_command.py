@@ -21,6 +21,7 @@ from trainer.losses.identity import Identity
 from trainer.losses.lpips import Lpips, LpipsAlex, LpipsVgg
 from trainer.losses.moco import Moco
 from trainer.networks import Encoder, EncoderKind, GeneratorConfig, official_channels
+from trainer.precision import shortfall
 from trainer.report import left_out
 from trainer.run_folder import LATEST, open_folder
 from trainer.tasks import Recipe
@@ -138,6 +139,8 @@ def run_training(
     )
     hashes = hash_files(recipe, files)
     if member.leads:
+        for text in shortfall(member.device, wanted=recipe.precision == "bf16"):
+            click.echo(text)
         open_folder(output, {"recipe": recipe.to_dict(), "data": fingerprint(data), **hashes})
     member.add_up(torch.zeros(1, device=member.device))  # the others wait for the folder
     latest = output / LATEST

@@ -23,6 +23,7 @@ from trainer.encoder_review import calibrate, draw_sheet, evaluate, pool
 from trainer.encoder_run import Run, diverged
 from trainer.interruptions import Interrupted, interruptions
 from trainer.losses.criterion import Criterion
+from trainer.precision import half_precision
 from trainer.report import Means, broken, is_due, reporting
 from trainer.tasks import Recipe
 from trainer.team import Team
@@ -75,7 +76,7 @@ def compute_losses(
     recipe = run.recipe
     sources = inputs.to_network(batch.sources, recipe).contiguous(memory_format=torch.channels_last)
     targets = inputs.to_target(batch.targets).contiguous(memory_format=torch.channels_last)
-    with torch.autocast(sources.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+    with half_precision(sources.device, wanted=recipe.precision == "bf16"):
         offsets = encode(sources)  # [N, L, D]
         codes = offsets + run.mean_style if recipe.start_from_average else offsets
         pictures = run.model.generator(codes.float(), noise=recipe.noise).float()

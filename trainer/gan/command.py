@@ -18,6 +18,7 @@ from trainer.gan.run import Run
 from trainer.gan.step import Forward
 from trainer.networks import Generator, GeneratorConfig
 from trainer.networks.discriminator import Discriminator, DiscriminatorConfig
+from trainer.precision import shortfall
 from trainer.report import left_out, progress_line
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -154,7 +155,7 @@ def load_photos(folder: Path, config: GanConfig, member: team.Team) -> RealPhoto
     photos = RealPhotos.load(folder, size=config.size, device=member.device, seed=config.seed)
     if member.leads:
         click.echo(f"{len(photos)} photos from {folder}, kept on {photos.pixels.device}")
-        for text in left_out(photos.skipped):
+        for text in left_out(photos.skipped) + shortfall(member.device, wanted=config.precision == "bf16"):
             click.echo(text)
     return photos
 

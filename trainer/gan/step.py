@@ -5,7 +5,6 @@ exactly as if it had never stopped, and two processes draw what one would draw i
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +17,7 @@ from trainer.gan import augment, losses
 from trainer.gan.photos import RealPhotos
 from trainer.gan.run import Run
 from trainer.networks import Generator
+from trainer.precision import half_precision
 from trainer.team import Team
 
 ADJUST_STEPS = 4  # between two adjustments of the augmentation; each waits for the device
@@ -172,9 +172,9 @@ def seen(run: Run, pictures: Tensor, rng: np.random.Generator) -> Tensor:
     return augment.augment(pictures, probability=run.augmentation, rng=rng)
 
 
-def mixed_precision(run: Run, team: Team) -> AbstractContextManager[object]:
+def mixed_precision(run: Run, team: Team) -> torch.autocast:
     """Compute in bfloat16 what may be; the regularisations and the mapping network never are."""
-    return torch.autocast(team.device.type, torch.bfloat16, enabled=run.config.precision == "bf16")
+    return half_precision(team.device, wanted=run.config.precision == "bf16")
 
 
 def _descend(

@@ -9,6 +9,7 @@ from trainer.joint.config import JointConfig
 from trainer.joint.pairs import TASKS
 from trainer.joint.training import Start, train
 from trainer.losses.lpips import LpipsAlex
+from trainer.precision import shortfall
 from trainer.team import joined
 
 Folder = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -62,6 +63,8 @@ def command(
     lpips = LpipsAlex.load(features=lpips_features, heads=lpips_heads)
     config = JointConfig(tasks=tasks or JointConfig.tasks, images=count, adversarial_from=adversarial_from)
     with joined(device) as team:
+        for text in shortfall(team.device) if team.leads else []:
+            click.echo(text)
         reports = train(
             config,
             images=images,

@@ -15,6 +15,7 @@ from trainer.gan.step import draw_codes
 from trainer.joint.run import Run
 from trainer.losses.lpips import LpipsAlex
 from trainer.losses.lpips import loss as lpips_loss
+from trainer.precision import half_precision
 from trainer.team import Team
 
 MIXING = 0.5  # of the random codes have their later rows from another latent
@@ -59,7 +60,7 @@ def train_step(run: Run, lpips: LpipsAlex, batches: dict[str, Batch], team: Team
 
 def translate(run: Run, batches: dict[str, Batch], *, random_codes: int) -> Tensor:
     """Return the pictures of all batches, then those of random codes, [N, 3, S, S]."""
-    with half_precision(run):
+    with half_precision(run.device):
         codes = torch.cat(
             [
                 run.model.encoders[task](batch.sources.contiguous(memory_format=torch.channels_last))
@@ -69,14 +70,14 @@ def translate(run: Run, batches: dict[str, Batch], *, random_codes: int) -> Tens
         codes = share_rows(codes.float(), probability=run.config.shared)
     if random_codes:
         codes = torch.cat([codes, draw_codes(run.model.generator, random_codes, mixing=MIXING)])
-    with half_precision(run):
+    with half_precision(run.device):
         pictures: Tensor = run.model.generator(codes, noise="none")
     return pictures.float()
 
 
 def reconstruction(run: Run, lpips: LpipsAlex, pictures: Tensor, targets: Tensor) -> Report:
     """Return L2 and LPIPS of pictures and what they should be."""
-    with half_precision(run):
+    with half_precision(run.device):
         perceptual = lpips_loss(lpips, pictures, targets)
     return {"l2": (pictures - targets).square().mean(), "lpips": perceptual}
 
@@ -84,7 +85,7 @@ def reconstruction(run: Run, lpips: LpipsAlex, pictures: Tensor, targets: Tensor
 def judge(run: Run, pictures: Tensor, rng: np.random.Generator) -> Tensor:
     """Return the discriminator's scores of pictures, which it sees augmented, [N]."""
     seen = augment.augment(pictures, probability=run.config.augmentation, rng=rng)
-    with half_precision(run):
+    with half_precision(run.device):
         scores: Tensor = run.discriminator(seen)
     return scores
 
@@ -117,11 +118,6 @@ def update_discriminator(
     team.average_gradients(run.discriminator)
     run.discriminator_optimizer.step()
     return report
-
-
-def half_precision(run: Run) -> torch.autocast:
-    """Compute in bfloat16 what may be."""
-    return torch.autocast(run.device.type, torch.bfloat16)
 
 
 def share_rows(codes: Tensor, *, probability: float) -> Tensor:
