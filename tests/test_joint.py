@@ -18,9 +18,9 @@ from export.recover import recover
 from psp_rt import InputError, OutputError, PspError, Translator
 from trainer import checkpoint, data, mapping, tasks
 from trainer.__main__ import main
-from trainer.gan import losses as gan_losses
 from trainer.joint import command, step, training
 from trainer.joint.config import JointConfig
+from trainer.joint.discriminator import FeatureDiscriminator, discriminator_loss, mean_score
 from trainer.joint.pairs import TASKS, PhotoPairs
 from trainer.joint.run import Run
 from trainer.joint.training import Start
@@ -30,7 +30,7 @@ from trainer.team import Team
 
 CONFIG = JointConfig(
     generator=GeneratorConfig(channels=(16, 16, 12, 8), style_dim=16, mapping_layers=3),  # 32 pixels
-    discriminator=(12, 12, 8, 8),
+    discriminator=8,
     tasks=("sketch", "inversion"),
     widths=(4, 6, 8, 8),
     depths=(1, 1, 1, 1),
@@ -122,7 +122,7 @@ def test_one_batch_can_be_learned_by_heart(pairs, lpips):
 
 @pytest.mark.parametrize("adversarial_from", [1_000_000, 0], ids=["reconstruction", "adversarial"])
 def test_resume_is_exact(tmp_path, pairs, lpips, adversarial_from):
-    config = replace(CONFIG, images=16, adversarial_from=adversarial_from, augmentation=0.5)
+    config = replace(CONFIG, images=16, adversarial_from=adversarial_from)
     whole, half = Run.start(config), Run.start(config)
     take_steps(whole, lpips, pairs, 4)
     take_steps(half, lpips, pairs, 2)
@@ -183,8 +183,9 @@ def test_the_discriminator_joins_in_at_its_time_and_the_mapping_network_learns(t
 
 
 def test_the_discriminator_learns_to_tell_photos_from_pictures(pairs, lpips):
-    run = Run.start(replace(CONFIG, adversarial_from=0, augmentation=0.0, images=10_000))
+    run = Run.start(replace(CONFIG, adversarial_from=0, images=10_000))
     run.config = replace(run.config, adversarial=0.0)  # the pictures stay easy to tell
+    training.fit_discriminator(run, pairs, lpips)
     reports = take_steps(run, lpips, pairs, 40)
     assert reports[-1]["real_score"] > reports[-1]["fake_score"] + 1
     assert reports[-1]["discriminator_loss"] < reports[0]["discriminator_loss"]
@@ -192,25 +193,43 @@ def test_the_discriminator_learns_to_tell_photos_from_pictures(pairs, lpips):
 
 def test_the_generator_follows_the_discriminator(pairs, lpips):
     """With no other loss, pictures come to score higher under a discriminator that stands still."""
-    config = replace(CONFIG, adversarial_from=0, l2=0.0, lpips=0.0, adversarial=1.0, augmentation=0.0)
+    config = replace(CONFIG, adversarial_from=0, l2=0.0, lpips=0.0, adversarial=1.0)
     run = Run.start(replace(config, images=10_000, discriminator_rate=0.0))
     losses = [float(report["generator_loss"]) for report in take_steps(run, lpips, pairs, 30)]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
-    before = Run.start(run.config).discriminator
-    for name, value in run.discriminator.state_dict().items():
-        torch.testing.assert_close(value, before.state_dict()[name], rtol=0, atol=0)
+    before = dict(Run.start(run.config).discriminator.named_parameters())
+    for name, value in run.discriminator.named_parameters():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
 
-def test_the_penalty_comes_at_its_interval(pairs, lpips, monkeypatch):
-    penalised = []
+def test_judging_teaches_the_pictures_and_not_the_discriminator(pairs, lpips):
+    run = Run.start(CONFIG)
+    pictures = torch.rand(2, 3, 32, 32).requires_grad_(True)
+    step.judge(run, step.look(run, lpips, pictures, pictures.detach()).pictures).backward()
+    assert pictures.grad is not None
+    assert pictures.grad.abs().max() > 0
+    assert all(value.grad is None for value in run.discriminator.parameters())
+    assert all(value.requires_grad for value in run.discriminator.parameters())
 
-    def penalty(discriminator, pictures):
-        penalised.append(pictures.shape)
-        return gan_losses.discriminator_loss(discriminator(pictures), discriminator(pictures))
 
-    monkeypatch.setattr(gan_losses, "gradient_penalty", penalty)
-    take_steps(Run.start(replace(CONFIG, adversarial_from=0, r1_interval=3)), lpips, pairs, 7)
-    assert penalised == [(4, 3, 32, 32)] * 3
+def test_scores_do_not_depend_on_how_large_the_maps_of_photos_are(pairs, lpips):
+    photos = lpips.maps(torch.rand(4, 3, 64, 64))
+    scores = []
+    for factor in (1.0, 50.0):
+        torch.manual_seed(0)
+        discriminator = FeatureDiscriminator(8).eval()
+        maps = [part * factor for part in photos]
+        discriminator.measure(maps)
+        scores.append(discriminator(maps))
+    for first, second in zip(*scores, strict=True):
+        torch.testing.assert_close(first, second)
+
+
+def test_every_map_counts_alike_however_many_places_it_has():
+    small, large = torch.full((2, 1, 1, 1), 1.0), torch.full((2, 1, 9, 9), 3.0)
+    assert mean_score([small, large]) == 2.0
+    assert discriminator_loss([small, large], [-small, -large]) == 0.0  # beyond the hinge
+    assert discriminator_loss([small, -large], [-small, -large]) == 2.0
 
 
 # Rates and rows.
@@ -397,7 +416,7 @@ def test_the_files_say_how_their_inputs_were_made(tmp_path):
         {"depths": (1, 2, 1, 1)},
         {"generator": replace(CONFIG.generator, mapping_layers=2)},
         {"tasks": ("sketch", "super-resolution")},
-        {"discriminator": (8, 8, 8, 8)},
+        {"discriminator": 12},
     ],
     ids=["width", "depth", "mapping", "tasks", "discriminator"],
 )
@@ -447,8 +466,6 @@ def test_a_checkpoint_of_impossible_sizes_is_a_message(tmp_path, field, value, r
     ("change", "message"),
     [
         ({"tasks": ("sketch", "cooking")}, r"the tasks are .*cooking.*; expected one or more of sketch, inv"),
-        ({"discriminator": (8, 8)}, r"has 2 widths, which is not one for each of 4x4, 8x8, \.\.\. 32x32"),
-        ({"batch": 3}, "in groups of 4; 6 photos and 4 random pictures a step are not multiples"),
     ],
 )
 def test_impossible_settings_are_a_message(change, message):

@@ -7,7 +7,6 @@ from trainer import tasks
 from trainer.joint.pairs import FACTORS, TASKS
 from trainer.losses.criterion import LossWeights
 from trainer.networks import EncoderConfig, GeneratorConfig
-from trainer.networks.discriminator import DiscriminatorConfig
 from trainer.tasks import Recipe
 
 
@@ -17,7 +16,7 @@ class JointConfig:
 
     Args:
         tasks: One encoder is trained for each; all share the generator.
-        discriminator: Channels at 4x4, 8x8, ... up to the generator's size.
+        discriminator: Channels of each head of the discriminator.
         batch: Photos that one process shows each encoder in a step.
         random: Pictures of random latents that the discriminator sees beside those.
         learning_rate: Of the encoders' weights.
@@ -27,9 +26,6 @@ class JointConfig:
         adversarial: Weight of the discriminator's judgement; from `adversarial_from` on.
         adversarial_from: Photos after which the discriminator joins in.
         adversarial_speed: Part of the learning rates that then remains for encoders and generator.
-        r1_weight: Of the discriminator's gradient penalty.
-        r1_interval: Steps between two of those.
-        augmentation: Probability of each transform before the discriminator sees a picture.
         images: Photos to show in all.
         halflife_images: Of the running average, which is what gets exported.
     """
@@ -39,12 +35,12 @@ class JointConfig:
             channels=(192, 192, 128, 64, 32), style_dim=128, mapping_layers=4
         )
     )
-    discriminator: tuple[int, ...] = (128, 128, 96, 64, 24)
+    discriminator: int = 64
     tasks: tuple[str, ...] = ("sketch", "inversion")
     widths: tuple[int, int, int, int] = (24, 48, 96, 96)
     depths: tuple[int, int, int, int] = (1, 2, 2, 1)
     head_width: int = 64
-    batch: int = 8  # with `random`, whatever the number of tasks, a multiple of the discriminator's groups
+    batch: int = 8
     random: int = 4
     learning_rate: float = 2e-3
     scaled_learning_rate: float = 8e-3
@@ -56,9 +52,6 @@ class JointConfig:
     adversarial: float = 0.1
     adversarial_from: int = 40_000
     adversarial_speed: float = 0.2
-    r1_weight: float = 0.05
-    r1_interval: int = 16
-    augmentation: float = 0.2
     images: int = 300_000
     seed: int = 0
     halflife_images: float = 10e3
@@ -67,17 +60,6 @@ class JointConfig:
         unknown = [task for task in self.tasks if task not in TASKS]
         if unknown or not self.tasks:
             raise InputError(f"the tasks are {self.tasks}; expected one or more of {', '.join(TASKS)}")
-        if DiscriminatorConfig(channels=self.discriminator).size != self.generator.size:
-            raise InputError(
-                f"the discriminator has {len(self.discriminator)} widths, which is not one for each of 4x4, "
-                f"8x8, ... {self.generator.size}x{self.generator.size}"
-            )
-        group, photos = DiscriminatorConfig(channels=()).stddev_group, self.batch * len(self.tasks)
-        if photos % group or self.random % group:
-            raise InputError(
-                f"the discriminator compares pictures in groups of {group}; {photos} photos and "
-                f"{self.random} random pictures a step are not multiples of it"
-            )
 
     def rate_at(self, images_seen: int) -> float:
         """Return the part of the rates in force: it rises at first, and falls in the last quarter."""

@@ -15,9 +15,9 @@ from torch import nn
 from psp_rt.errors import InputError
 from trainer import checkpoint as checkpoints
 from trainer.joint.config import JointConfig
+from trainer.joint.discriminator import FeatureDiscriminator
 from trainer.joint.pairs import TASKS
 from trainer.networks import Encoder, Generator, Translation
-from trainer.networks.discriminator import Discriminator, DiscriminatorConfig
 from trainer.networks.encoders import draw_head_weights
 
 FORMAT = "psp_rt.joint"
@@ -45,7 +45,7 @@ class Run:
     config: JointConfig
     model: Model  # learns
     average: Model  # its running average, which is what gets exported
-    discriminator: Discriminator
+    discriminator: FeatureDiscriminator
     optimizer: torch.optim.Optimizer
     discriminator_optimizer: torch.optim.Optimizer
     images_seen: int = 0
@@ -59,8 +59,7 @@ class Run:
         for encoder in model.encoders.values():
             draw_head_weights(encoder)  # type: ignore[arg-type]
         model.to(device)
-        discriminator = Discriminator(DiscriminatorConfig(channels=config.discriminator))
-        discriminator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        discriminator = FeatureDiscriminator(config.discriminator).to(device)
         return cls(
             config,
             model,

@@ -4,17 +4,18 @@ Random numbers are seeded from the progress, not from what ran before, so a resu
 exactly as if it had never stopped.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from trainer.average import decay
 from trainer.data import Batch
-from trainer.gan import augment, losses
 from trainer.gan.step import draw_codes
+from trainer.joint.discriminator import discriminator_loss, mean_score
 from trainer.joint.run import Run
-from trainer.losses.lpips import LpipsAlex
-from trainer.losses.lpips import loss as lpips_loss
+from trainer.losses.lpips import LpipsAlex, random_shift, shown, unit_length
 from trainer.precision import half_precision
 from trainer.team import Team
 
@@ -33,19 +34,18 @@ def train_step(run: Run, lpips: LpipsAlex, batches: dict[str, Batch], team: Team
 
     # Forward.
     pictures = translate(run, batches, random_codes=run.config.random if adversarial else 0)
-    report = reconstruction(run, lpips, pictures[: len(targets)], targets)
+    views = look(run, lpips, pictures, targets)
+    report = {"l2": (pictures[: len(targets)] - targets).square().mean(), "lpips": views.distance(lpips)}
     total = run.config.l2 * report["l2"] + run.config.lpips * report["lpips"]
     if adversarial:
-        run.discriminator.requires_grad_(False)  # its gradients would be computed and thrown away
-        report["generator_loss"] = losses.generator_loss(judge(run, pictures, rng))
-        run.discriminator.requires_grad_(True)
+        report["generator_loss"] = -judge(run, views.pictures)
         total = total + run.config.adversarial * report["generator_loss"]
     report["total"] = total
 
     # Update the encoders and the generator, then the discriminator.
     update_model(run, total, team)
     if adversarial:
-        report |= update_discriminator(run, targets, pictures.detach(), rng, team)
+        report |= update_discriminator(run, views, team)
 
     # Update the average.
     seen_now = len(targets) * team.size
@@ -75,19 +75,35 @@ def translate(run: Run, batches: dict[str, Batch], *, random_codes: int) -> Tens
     return pictures.float()
 
 
-def reconstruction(run: Run, lpips: LpipsAlex, pictures: Tensor, targets: Tensor) -> Report:
-    """Return L2 and LPIPS of pictures and what they should be."""
-    with half_precision(run.device):
-        perceptual = lpips_loss(lpips, pictures, targets)
-    return {"l2": (pictures - targets).square().mean(), "lpips": perceptual}
+class Views(NamedTuple):
+    """Feature maps of pictures and photos, which LPIPS and the discriminator share."""
+
+    pictures: list[Tensor]  # those that have a photo, then those of random codes
+    photos: list[Tensor]
+
+    def distance(self, lpips: LpipsAlex) -> Tensor:
+        """Return the mean LPIPS of the pictures that have a photo."""
+        count = len(self.photos[0])
+        made = unit_length([maps[:count] for maps in self.pictures])
+        return lpips.distance(made, unit_length(self.photos)).mean()
 
 
-def judge(run: Run, pictures: Tensor, rng: np.random.Generator) -> Tensor:
-    """Return the discriminator's scores of pictures, which it sees augmented, [N]."""
-    seen = augment.augment(pictures, probability=run.config.augmentation, rng=rng)
+def look(run: Run, lpips: LpipsAlex, pictures: Tensor, photos: Tensor) -> Views:
+    """Return the maps of pictures and photos, both enlarged and shifted alike."""
+    shift = random_shift(photos)
     with half_precision(run.device):
-        scores: Tensor = run.discriminator(seen)
-    return scores
+        with torch.no_grad():
+            wanted = lpips.maps(shown(photos, shift))
+        return Views(lpips.maps(shown(pictures, shift)), wanted)
+
+
+def judge(run: Run, maps: list[Tensor]) -> Tensor:
+    """Return the mean score of maps, through which gradients flow to the pictures alone."""
+    run.discriminator.requires_grad_(False)  # its own would be computed and thrown away
+    with half_precision(run.device):
+        score = mean_score(run.discriminator(maps))
+    run.discriminator.requires_grad_(True)
+    return score
 
 
 def update_model(run: Run, total: Tensor, team: Team) -> None:
@@ -101,23 +117,17 @@ def update_model(run: Run, total: Tensor, team: Team) -> None:
     run.optimizer.step()
 
 
-def update_discriminator(
-    run: Run, reals: Tensor, fakes: Tensor, rng: np.random.Generator, team: Team
-) -> Report:
-    """Teach the discriminator which pictures are photos; now and then, keep it flat around them (R1)."""
-    config, step = run.config, run.images_seen // (len(reals) * team.size)
-    real_scores, fake_scores = judge(run, reals, rng), judge(run, fakes, rng)
-    loss = losses.discriminator_loss(real_scores, fake_scores)
-    report = {"discriminator_loss": loss, "real_score": real_scores.mean(), "fake_score": fake_scores.mean()}
-    if step % config.r1_interval == 0:
-        seen = augment.augment(reals, probability=config.augmentation, rng=rng)
-        penalty = losses.gradient_penalty(run.discriminator, seen)
-        loss = loss + penalty * (config.r1_weight / 2 * config.r1_interval)
+def update_discriminator(run: Run, views: Views, team: Team) -> Report:
+    """Teach the discriminator which maps are those of photos."""
+    with half_precision(run.device):
+        real = run.discriminator(views.photos)
+        fake = run.discriminator([maps.detach() for maps in views.pictures])
+        loss = discriminator_loss(real, fake)
     run.discriminator_optimizer.zero_grad(set_to_none=True)
     loss.backward()
     team.average_gradients(run.discriminator)
     run.discriminator_optimizer.step()
-    return report
+    return {"discriminator_loss": loss, "real_score": mean_score(real), "fake_score": mean_score(fake)}
 
 
 def share_rows(codes: Tensor, *, probability: float) -> Tensor:

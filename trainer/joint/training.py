@@ -71,6 +71,7 @@ def train(
         while run.images_seen < config.images:
             if config.is_adversarial(run.images_seen) and not run.mapping_set:
                 fit_mapping(run, pairs)
+                fit_discriminator(run, pairs, lpips)
             run.model.train()
             losses = train_step(run, lpips, next_batches(run, pairs, team), team)
             means.add(losses)
@@ -173,6 +174,14 @@ def fit_mapping(run: Run, pairs: dict[str, Pairs]) -> float:
     run.average.generator.style.load_state_dict(run.model.generator.style.state_dict())
     run.mapping_set = True
     return error
+
+
+@torch.no_grad()
+def fit_discriminator(run: Run, pairs: dict[str, Pairs], lpips: LpipsAlex) -> None:
+    """Tell the discriminator how large the feature maps of photos are."""
+    known = pairs[run.config.tasks[0]]
+    photos = known.plain(np.linspace(0, len(known) - 1, min(len(known), MEASURED // 4)).astype(np.int64))
+    run.discriminator.measure(lpips.maps(enlarge(photos.targets.to(run.device))))
 
 
 @torch.no_grad()

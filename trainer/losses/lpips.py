@@ -112,6 +112,10 @@ class Lpips(nn.Module):
         They are float32 of unit length at every position: under bfloat16 autocast only the
         convolutions run in bfloat16, whose 8 bits would blur the differences of near images.
         """
+        return unit_length(self.maps(images))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """Return the five maps as the network gives them, [N, C, h, w], of RGB images [N, 3, H, W]."""
         network = self.NETWORK
         if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < network.smallest:
             raise InputError(
@@ -125,7 +129,7 @@ class Lpips(nn.Module):
                 x = F.max_pool2d(x, kernel_size=network.pool, stride=2)
             x = F.relu(conv(x))
             if int(name) in network.taps:
-                maps.append(_unit_length(x.float()))
+                maps.append(x)
         return maps
 
     def distance(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
@@ -171,10 +175,28 @@ def loss(lpips: Lpips, pictures: Tensor, targets: Tensor) -> Tensor:
     Where they had to be enlarged it looks at places that are shifted at random, or a generator learns
     its grid.
     """
-    top, left = torch.randint(0, LOSS_STRIDE, (2,)).tolist() if pictures.shape[-1] < LOSS_SIZE else (0, 0)
+    shift = random_shift(pictures)
     with torch.no_grad():
-        wanted = lpips.features(enlarge(targets)[:, :, top:, left:])
-    return lpips.distance(lpips.features(enlarge(pictures)[:, :, top:, left:]), wanted).mean()
+        wanted = lpips.features(shown(targets, shift))
+    return lpips.distance(lpips.features(shown(pictures, shift)), wanted).mean()
+
+
+def random_shift(pictures: Tensor) -> tuple[int, int]:
+    """Return how many pixels above and left of pictures [N, 3, S, S] the loss leaves out this time."""
+    if pictures.shape[-1] >= LOSS_SIZE:
+        return 0, 0
+    top, left = torch.randint(0, LOSS_STRIDE, (2,)).tolist()
+    return top, left
+
+
+def shown(pictures: Tensor, shift: tuple[int, int]) -> Tensor:
+    """Return pictures as the loss sees them: enlarged and shifted."""
+    return enlarge(pictures)[:, :, shift[0] :, shift[1] :]
+
+
+def unit_length(maps: Sequence[Tensor]) -> list[Tensor]:
+    """Return feature maps [N, C, h, w] brought to unit length at every position, in float32."""
+    return [_unit_length(x.float()) for x in maps]
 
 
 def _unit_length(x: Tensor) -> Tensor:
