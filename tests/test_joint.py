@@ -388,13 +388,17 @@ def test_a_stop_saves_and_says_how_to_resume(tmp_path, faces, lpips, monkeypatch
         return step_once(run, *rest)
 
     monkeypatch.setattr(training, "train_step", stopped_meanwhile)
+    measured = []
+    monkeypatch.setattr(training, "look_back", lambda run, *_: measured.append(run.images_seen) or {})
     options = {"images": faces, "validation": faces, "output": tmp_path, "lpips": lpips}
     config = replace(CONFIG, images=16)
     with pytest.raises(PspError, match=r"stopped after 8 images; .*latest\.pt holds everything\. Run"):
         list(training.train(config, **options))
     assert signal.getsignal(signal.SIGTERM) == before
+    assert measured == []  # it would take longer than torchrun waits before it kills
     assert checkpoint.read(tmp_path / "latest.pt")["images_seen"] == 8
-    assert [report["images_seen"] for report in training.train(config, **options)] == [16]
+    reports = list(training.train(config, **options))
+    assert [report["images_seen"] for report in reports] == measured == [16]
 
 
 def test_the_files_say_how_their_inputs_were_made(tmp_path):

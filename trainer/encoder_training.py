@@ -127,7 +127,8 @@ def train(
                 if reporter:
                     calibrate(run, data)
                     run.save(latest)
-                    report |= evaluate(run, criterion, validation) if validation else {}
+                    # Who stops does not wait for it: torchrun kills after half a minute.
+                    report |= evaluate(run, criterion, validation) if validation and not stops else {}
                     reporter.report(report)
                     reporter.sheet(run.images_seen, draw_sheet(run, validation or data))
                     yield report

@@ -59,9 +59,7 @@ class FeatureDiscriminator(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return the scores [N, 1, h, w] of each of the maps [N, C, H, W]; above 0 is a photo."""
-        return [
-            head(part / spread) for head, part, spread in zip(self.heads, maps, self.spread, strict=True)
-        ]
+        return [head(part / spread) for head, part, spread in zip(self.heads, maps, self.spread, strict=True)]
 
 
 def discriminator_loss(real_scores: Sequence[Tensor], fake_scores: Sequence[Tensor]) -> Tensor:

@@ -113,13 +113,17 @@ class Run:
                 raise InputError(f"{path} has other sizes than this run: {error}") from error
         return task
 
-    def save(self, folder: Path) -> None:
-        """Write the checkpoint and the model of each task."""
+    def save_state(self, path: Path) -> None:
+        """Write the checkpoint."""
         state: dict[str, Any] = {"format": FORMAT}
         for name in ("model", "average", "discriminator", "optimizer", "discriminator_optimizer"):
             state[name] = getattr(self, name).state_dict()
         state |= {"images_seen": self.images_seen, "mapping_set": self.mapping_set}
-        checkpoints.write(folder / "latest.pt", state)
+        checkpoints.write(path, state)
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint and the model of each task, whose batch statistics must fit by now."""
+        self.save_state(folder / "latest.pt")
         for task in self.config.tasks:
             found = checkpoints.Checkpoint(
                 task=task,

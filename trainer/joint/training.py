@@ -64,6 +64,8 @@ def train(
     latest = output / "latest.pt"
     run = open_run(config, latest, start_from, pairs, team)
     lpips.to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    if not run.images_seen:
+        fit_discriminator(run, pairs, lpips)
 
     shown = reporting(output, total=config.images, images_seen=run.images_seen, team=team)
     means, reported = Means(run.images_seen), run.images_seen
@@ -71,13 +73,15 @@ def train(
         while run.images_seen < config.images:
             if config.is_adversarial(run.images_seen) and not run.mapping_set:
                 fit_mapping(run, pairs)
-                fit_discriminator(run, pairs, lpips)
             run.model.train()
             losses = train_step(run, lpips, next_batches(run, pairs, team), team)
             means.add(losses)
             _check({"total": float(losses["total"])}, run, latest)
-            stops = team.any_asked(asked())
-            due = stops or run.images_seen - reported >= REPORT_IMAGES or run.images_seen >= config.images
+            if team.any_asked(asked()) and run.images_seen < config.images:
+                if reporter:
+                    stop(run, latest)
+                raise Interrupted(run.images_seen, latest)
+            due = run.images_seen - reported >= REPORT_IMAGES or run.images_seen >= config.images
             if reporter:
                 reporter.progress(run.images_seen)
             if reporter and due:
@@ -91,8 +95,6 @@ def train(
                 yield report
             if due:
                 means, reported = Means(run.images_seen), run.images_seen
-            if stops:
-                raise Interrupted(run.images_seen, latest)
 
 
 def load_all(
@@ -209,6 +211,13 @@ def sheet_columns(model: Model, held_out: dict[str, Pairs]) -> list[Tensor]:
     )
     codes = model.generator.mapping(z.to(device))[:, None].expand(-1, model.generator.config.num_styles, -1)
     return [*columns, chosen.targets, model.generator(codes, noise="none")]
+
+
+def stop(run: Run, latest: Path) -> None:
+    """Save what a resumed run needs, and measure nothing: torchrun waits for half a minute, then kills."""
+    total = sum(value.detach().sum() for value in run.model.parameters())
+    _check({"the sum of all weights": float(total)}, run, latest)
+    run.save_state(latest)
 
 
 def _check(values: dict[str, float], run: Run, latest: Path) -> None:
