@@ -31,6 +31,7 @@ from trainer.team import Team
 CONFIG = JointConfig(
     generator=GeneratorConfig(channels=(16, 16, 12, 8), style_dim=16, mapping_layers=3),  # 32 pixels
     discriminator=8,
+    input_size=32,
     tasks=("sketch", "inversion"),
     widths=(4, 6, 8, 8),
     depths=(1, 1, 1, 1),
@@ -79,8 +80,8 @@ def pairs(faces):
     sketches = np.random.default_rng(0).integers(0, 2, (6, 2, 32, 32)).astype(np.uint8) * 255
     return {
         "sketch": data.SketchPairs(photos=photos, sketches=sketches),
-        "inversion": PhotoPairs(photos=photos),
-        "super-resolution": PhotoPairs(photos=photos, factors=(2, 4)),
+        "inversion": PhotoPairs(photos=photos, input_size=32),
+        "super-resolution": PhotoPairs(photos=photos, input_size=32, factors=(2, 4)),
     }
 
 

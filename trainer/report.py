@@ -67,7 +67,7 @@ class Reporter:
         """Write columns of pictures [N, 3, H, W] in [-1, 1] side by side; return the file."""
         path = self._folder / f"sheet-{images_seen}.png"
         try:
-            sheet.write(path, columns, scale=2 if columns[0].shape[2] < 128 else 1)
+            sheet.write(path, columns, scale=2 if sheet.largest(columns) < 128 else 1)
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error}") from error
         if self._board:

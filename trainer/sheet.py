@@ -8,9 +8,14 @@ from PIL import Image
 from torch import Tensor
 
 
+def largest(columns: list[Tensor]) -> int:
+    """Return the height of the largest pictures, which all are shown in."""
+    return max(column.shape[2] for column in columns)
+
+
 def write(path: Path, columns: list[Tensor], *, scale: int = 2, rows: int = 8) -> None:
     """Write columns of pictures [N, 1 or 3, H, W] in [-1, 1] side by side, `rows` cells a column block."""
-    side = columns[0].shape[2]
+    side = largest(columns)
     cells = []
     for column in columns:
         x = torch.nn.functional.interpolate(column.float(), size=(side, side), mode="nearest")

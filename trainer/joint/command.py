@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from trainer.joint.config import JointConfig
+from trainer.joint.config import JointConfig, generator_of
 from trainer.joint.pairs import TASKS
 from trainer.joint.training import Start, train
 from trainer.losses.lpips import LpipsAlex
@@ -29,6 +29,10 @@ File = click.Path(exists=True, dir_okay=False, path_type=Path)
     multiple=True,
     help="May be given several times; default: sketch and inversion.",
 )
+@click.option(
+    "--size", type=click.Choice(["32", "64", "128"]), default="64", show_default=True, help="Of the pictures."
+)
+@click.option("--head-width", default=JointConfig.head_width, show_default=True, help="Of the encoders.")
 @click.option("--count", default=JointConfig.images, show_default=True, help="Photos to train on.")
 @click.option(
     "--adversarial-from",
@@ -41,7 +45,8 @@ File = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--start-from",
     metavar="[TASK=]FILE",
     multiple=True,
-    help="Checkpoint of the same sizes to begin with; one for each task. TASK= begins another task with it.",
+    help="Checkpoint to begin with, of the same sizes, a smaller picture or wider heads; one for each task. "
+    "TASK= begins another task with it.",
 )
 def command(
     images: Path,
@@ -50,6 +55,8 @@ def command(
     lpips_heads: Path,
     output: Path,
     tasks: tuple[str, ...],
+    size: str,
+    head_width: int,
     count: int,
     adversarial_from: int,
     device: str,
@@ -61,7 +68,13 @@ def command(
     trainer joint ...
     """
     lpips = LpipsAlex.load(features=lpips_features, heads=lpips_heads)
-    config = JointConfig(tasks=tasks or JointConfig.tasks, images=count, adversarial_from=adversarial_from)
+    config = JointConfig(
+        generator=generator_of(int(size)),
+        tasks=tasks or JointConfig.tasks,
+        head_width=head_width,
+        images=count,
+        adversarial_from=adversarial_from,
+    )
     with joined(device) as team:
         for text in shortfall(team.device) if team.leads else []:
             click.echo(text)

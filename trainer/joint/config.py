@@ -9,6 +9,13 @@ from trainer.losses.criterion import LossWeights
 from trainer.networks import EncoderConfig, GeneratorConfig
 from trainer.tasks import Recipe
 
+CHANNELS = (192, 192, 128, 64, 32, 16)  # of the generator at 4x4, 8x8, ... 128x128
+
+
+def generator_of(size: int) -> GeneratorConfig:
+    """Return a small generator of pictures of 32, 64 or 128 pixels a side."""
+    return GeneratorConfig(channels=CHANNELS[: (size // 4).bit_length()], style_dim=128, mapping_layers=4)
+
 
 @dataclass(frozen=True, kw_only=True)
 class JointConfig:
@@ -16,6 +23,7 @@ class JointConfig:
 
     Args:
         tasks: One encoder is trained for each; all share the generator.
+        input_size: Pixels a side of what the encoders read.
         discriminator: Channels of each head of the discriminator.
         batch: Photos that one process shows each encoder in a step.
         random: Pictures of random latents that the discriminator sees beside those.
@@ -30,11 +38,8 @@ class JointConfig:
         halflife_images: Of the running average, which is what gets exported.
     """
 
-    generator: GeneratorConfig = field(
-        default_factory=lambda: GeneratorConfig(
-            channels=(192, 192, 128, 64, 32), style_dim=128, mapping_layers=4
-        )
-    )
+    generator: GeneratorConfig = field(default_factory=lambda: generator_of(64))
+    input_size: int = 64
     discriminator: int = 64
     tasks: tuple[str, ...] = ("sketch", "inversion")
     widths: tuple[int, int, int, int] = (24, 48, 96, 96)
@@ -72,12 +77,12 @@ class JointConfig:
         return images_seen >= self.adversarial_from
 
     def encoder(self, task: str) -> EncoderConfig:
-        """Return the encoder that fits the generator: its input has the output's size."""
+        """Return the encoder that fits the generator."""
         return EncoderConfig(
             num_styles=self.generator.num_styles,
             input_channels=1 if TASKS[task] == "gray" else 3,
-            input_height=self.generator.size,
-            input_width=self.generator.size,
+            input_height=self.input_size,
+            input_width=self.input_size,
             style_dim=self.generator.style_dim,
             widths=self.widths,
             depths=self.depths,
@@ -90,7 +95,7 @@ class JointConfig:
         found = replace(
             tasks.default(task),
             losses=weights,
-            input_size=self.generator.size,
+            input_size=self.input_size,
             widths=self.widths,
             depths=self.depths,
             head_width=self.head_width,

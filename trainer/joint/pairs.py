@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from psp_rt.images import resize
 from trainer import data, inputs
 from trainer.data import Batch, Pixels
 
 TASKS = {"sketch": "gray", "inversion": "rgb", "super-resolution": "rgb"}  # task -> kind of input
-FACTORS = (2, 4, 8)  # of super-resolution: how many times smaller the input may be
+FACTORS = (2, 4, 8)  # of super-resolution: how many times smaller than it is shown the input may be
 
 
 class Pairs(Protocol):
@@ -34,6 +35,7 @@ class PhotoPairs:
     """The photo itself, or a version of lower resolution, in; the photo out."""
 
     photos: Pixels  # [N, H, W, 3]
+    input_size: int
     factors: tuple[int, ...] = (1,)
     seed: int = 0
 
@@ -60,20 +62,23 @@ class PhotoPairs:
         return Batch(sources=_scaled(sources), targets=_scaled(photos))
 
     def _source(self, photo: Pixels, factor: int) -> Pixels:
-        return inputs.lower_resolution(np.ascontiguousarray(photo), factor)
+        small = resize(np.ascontiguousarray(photo), self.input_size, self.input_size)
+        return inputs.lower_resolution(small, factor)
 
 
-def load(folder: Path, tasks: tuple[str, ...], *, size: int, seed: int, cache: Path) -> dict[str, Pairs]:
+def load(
+    folder: Path, tasks: tuple[str, ...], *, size: int, input_size: int, seed: int, cache: Path
+) -> dict[str, Pairs]:
     """Read a folder of photos, and draw their sketches into the file `cache` if a task needs them."""
     photos = data.load_photos(folder, size=size)
     found: dict[str, Pairs] = {}
     for task in tasks:
         if task == "sketch":
-            sketches = data.draw_sketches(photos.paths, size=size, seed=seed, cache=cache)
+            sketches = data.draw_sketches(photos.paths, size=input_size, seed=seed, cache=cache)
             found[task] = data.SketchPairs(photos=photos.pixels, sketches=sketches, seed=seed)
         else:
             factors = FACTORS if task == "super-resolution" else (1,)
-            found[task] = PhotoPairs(photos=photos.pixels, factors=factors, seed=seed)
+            found[task] = PhotoPairs(photos=photos.pixels, input_size=input_size, factors=factors, seed=seed)
     return found
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from psp_rt.errors import InputError
 from trainer import checkpoint as checkpoints
+from trainer.joint import growing
 from trainer.joint.config import JointConfig
 from trainer.joint.discriminator import FeatureDiscriminator
 from trainer.joint.pairs import TASKS
@@ -92,7 +93,9 @@ class Run:
         return self.model.generator.input.input.device
 
     def take_over(self, path: Path, *, task: str | None = None) -> str:
-        """Begin with the generator and the encoder of a checkpoint of the same sizes; return the task.
+        """Begin with the generator and the encoder of a checkpoint; return the task.
+
+        The checkpoint may be of a smaller picture and of wider heads (`growing`); all else must fit.
 
         Args:
             path: A checkpoint of this trainer.
@@ -107,8 +110,11 @@ class Run:
             )
         for model in (self.model, self.average):
             try:
-                model.generator.load_state_dict(found.model.generator.state_dict())
-                model.encoders[task].load_state_dict(found.model.encoder.state_dict())
+                for mine, other, fit in (
+                    (model.generator, found.model.generator, growing.generator_state),
+                    (model.encoders[task], found.model.encoder, growing.encoder_state),
+                ):
+                    mine.load_state_dict(fit(other.state_dict(), mine.state_dict()))
             except RuntimeError as error:
                 raise InputError(f"{path} has other sizes than this run: {error}") from error
         return task

@@ -108,6 +108,7 @@ def load_all(
                 folder,
                 config.tasks,
                 size=config.generator.size,
+                input_size=config.input_size,
                 seed=config.seed,
                 cache=output / f"{name}-sketches.npz",
             )

@@ -172,8 +172,7 @@ def enlarge(pictures: Tensor) -> Tensor:
 def loss(lpips: Lpips, pictures: Tensor, targets: Tensor) -> Tensor:
     """Return the mean distance of pictures and targets [N, 3, S, S] for training.
 
-    Where they had to be enlarged it looks at places that are shifted at random, or a generator learns
-    its grid.
+    Small ones it sees at places that are shifted at random, or a generator learns its grid.
     """
     shift = random_shift(pictures)
     with torch.no_grad():
@@ -183,7 +182,7 @@ def loss(lpips: Lpips, pictures: Tensor, targets: Tensor) -> Tensor:
 
 def random_shift(pictures: Tensor) -> tuple[int, int]:
     """Return how many pixels above and left of pictures [N, 3, S, S] the loss leaves out this time."""
-    if pictures.shape[-1] >= LOSS_SIZE:
+    if pictures.shape[-1] > LOSS_SIZE:
         return 0, 0
     top, left = torch.randint(0, LOSS_STRIDE, (2,)).tolist()
     return top, left
