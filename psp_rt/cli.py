@@ -6,7 +6,6 @@ import contextlib
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,12 @@ from PIL import Image
 from . import __version__
 from .build_command import build_command
 from .choice import BACKENDS, PRECISIONS
+from .description import described
 from .doctor import report
 from .engine_file import EngineFile
 from .errors import InputError, PspError
 from .images import load, over_white
-from .manifest import Manifest
 from .output_files import Job, plan, save
-from .plans import PlanRecord, records
 from .style import StyleMix, layer_rows
 from .translator import Translator
 
@@ -142,10 +140,9 @@ def run(
 @click.argument("engine", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def info(engine: Path, as_json: bool) -> None:
-    """Say what ENGINE holds, without loading it."""
+    """Say what ENGINE holds and where it runs, without loading it."""
     with EngineFile.open(engine, needs_graphs=False) as file:
-        manifest, plans = file.manifest, records(file)
-    click.echo(manifest.to_json().rstrip() if as_json else "\n".join(_described(manifest, plans)))
+        click.echo(file.manifest.to_json().rstrip() if as_json else "\n".join(described(file)))
 
 
 @main.command()
@@ -221,28 +218,3 @@ def _tell_written(targets: Sequence[Path]) -> None:
         return
     for target in targets:
         click.echo(f"wrote {target}")
-
-
-def _described(manifest: Manifest, plans: dict[str, PlanRecord]) -> list[str]:
-    """Return the manifest as lines to read."""
-    spec, output = manifest.input, manifest.output
-    takes = "no pictures (generator only)"
-    if spec is not None:
-        kind = f"labels 0-{(spec.labels or 1) - 1}" if spec.kind == "labels" else spec.kind
-        takes = f"{kind}, {spec.height} x {spec.width} (height x width), others resized: {spec.resize}"
-    lines = {
-        "task": manifest.task,
-        "takes": takes,
-        "gives": f"rgb, {output.height} x {output.width}",
-        "styles": f"{manifest.num_styles} rows of {manifest.style_dim}",
-        "noise": manifest.noise,
-        "precision": f"{manifest.precision}, weights stored as {manifest.weights}",
-    }
-    lines |= manifest.provenance
-    lines |= {name: f"{value:g}" for name, value in manifest.parity.items()}
-    lines |= {name: f"{member['size'] / 1e6:.2f} MB" for name, member in asdict(manifest)["members"].items()}
-    found = [f"{name:24} {value}" for name, value in lines.items()]
-    for record in plans.values():
-        batches = f"batches {record.min_batch} to {record.max_batch}"
-        found.append(f"{'plan':24} {record.precision}, {batches}, for {record.machine}")
-    return found

@@ -9,11 +9,11 @@ from importlib import metadata
 from pathlib import Path
 
 from . import __version__
-from .choice import Machine, choose
+from .choice import Machine
 from .cuda import INSTALL_BINDINGS
+from .description import runs_on
 from .device import CUDA_PROVIDER, INSTALL_CUDA, default_threads
 from .engine_file import EngineFile
-from .errors import PspError
 from .openvino_library import INSTALL_OPENVINO, OpenVinoState
 from .plans import obstacle, records
 from .translator import Translator
@@ -34,7 +34,7 @@ def report(engine: Path | None) -> Iterator[str]:
     for index, gpu in enumerate(machine.driver.gpus):
         yield _line(f"cuda:{index}", gpu)
     yield _line("threads", str(default_threads() or "all cores"))
-    yield _line("auto takes", _automatic(machine))
+    yield _line("auto takes", runs_on(machine))
     for fault in faults(machine, installed):
         yield _line("to mend", fault)
     if engine is not None:
@@ -76,14 +76,6 @@ def _bf16(openvino: OpenVinoState) -> str:
     if openvino.problem:
         return f"needs OpenVINO: {INSTALL_OPENVINO}"
     return "yes, precision='bf16'" if "BF16" in openvino.capabilities else "not in this processor"
-
-
-def _automatic(machine: Machine) -> str:
-    try:
-        choice = choose(machine)
-    except PspError as error:
-        return f"nothing: {error}"
-    return f"{choice.device} with {choice.backend}, {choice.precision}: {choice.reason}"
 
 
 def _plans(engine: Path, machine: Machine) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,13 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from psp_rt import StyleMix, doctor
+from psp_rt import StyleMix, Translator, doctor
 from psp_rt.cli import main
 from psp_rt.output_files import save
 from tests import tiny_engine
 from tests.test_choice import NO_OPENVINO, ONE_GPU, WITH_CUDA, machine
+
+MODEL = Path(__file__).parents[1] / "models" / "sketch.engine"
 
 ROOT = Path(__file__).parents[1]
 
@@ -247,13 +250,27 @@ def test_info_says_what_an_engine_holds(engine_paths):
     done = psp_rt("info", engine_paths["labels"])
     assert done.exit_code == 0
     for line in (
-        "task                     test",
-        "takes                    labels 0-4, 16 x 12 (height x width), others resized: nearest",
-        "gives                    rgb, 10 x 14",
-        "styles                   6 rows of 8",
-        "source                   tests/tiny_engine.py",
+        "Model",
+        "  task                     test",
+        "  takes                    labels 0-4, 16 x 12 (height x width), others resized: nearest",
+        "  gives                    rgb, 10 x 14",
+        "  styles                   6 rows of 8",
+        "Made from",
+        "  source                   tests/tiny_engine.py",
     ):
         assert line in done.stdout.splitlines()
+    assert "TensorRT plans" not in done.stdout  # there are none
+
+
+def test_info_says_where_an_engine_runs_and_how_close_it_is_to_its_checkpoint():
+    done = psp_rt("info", MODEL)
+    lines = done.stdout.splitlines()
+    with Translator(MODEL) as translator:
+        taken = f"{translator.device} with {translator.backend}, {translator.precision}: "
+    assert any(line.startswith(f"  auto takes               {taken}") for line in lines)
+    assert any(
+        re.fullmatch(r"  pictures, FP32           at most 1 grey levels, \d\d\.\d dB", line) for line in lines
+    )
 
 
 def test_info_gives_the_manifest_as_json(engine):
