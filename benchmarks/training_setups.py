@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -15,6 +15,7 @@ from trainer import encoder_command
 from trainer.gan.config import GanConfig, default_channels
 from trainer.networks import Generator, GeneratorConfig, official_channels
 from trainer.networks.discriminator import DiscriminatorConfig
+from trainer.precision import computes_bf16
 from trainer.tasks import Recipe
 
 PLAIN = "plain PyTorch, fp32"
@@ -72,21 +73,26 @@ def encoder_loops(
     named |= {"identity": identity or drawn_files.identity(folder / "identity.ckpt")}
     criterion = encoder_command.load_criterion(recipe, encoder_command.Files(**named)).to(device)
     ours = training_loops.OurEncoderLoop
-    return {
-        "ours, bf16": ours(replace(recipe, precision="bf16"), generator, criterion, files, device),
-        "ours, fp32": ours(replace(recipe, precision="fp32"), generator, criterion, files, device),
-        PLAIN: PlainEncoderLoop(recipe, generator, criterion, files, device),
+    loops: dict[str, Loop] = {
+        f"ours, {name}": ours(replace(recipe, precision=name), generator, criterion, files, device)
+        for name in precisions(device)
     }
+    return loops | {PLAIN: PlainEncoderLoop(recipe, generator, criterion, files, device)}
 
 
 def generator_loops(sizes: Sizes, files: Files, device: torch.device) -> dict[str, Loop]:
     """Return the ways to train a generator; without augmentation and path lengths, which are ours alone."""
     ours = training_loops.OurGeneratorLoop
-    return {
-        "ours, bf16": ours(sizes.gan, files, device),
-        "ours, fp32": ours(replace(sizes.gan, precision="fp32"), files, device),
-        PLAIN: PlainGeneratorLoop(sizes.gan, files, device),
+    loops: dict[str, Loop] = {
+        f"ours, {name}": ours(replace(sizes.gan, precision=name), files, device)
+        for name in precisions(device)
     }
+    return loops | {PLAIN: PlainGeneratorLoop(sizes.gan, files, device)}
+
+
+def precisions(device: torch.device) -> tuple[Literal["bf16", "fp32"], ...]:
+    """Return what training may compute in: on a processor without BF16, FP32 would be measured twice."""
+    return ("bf16", "fp32") if computes_bf16(device) else ("fp32",)
 
 
 def plain_sizes(sizes: Sizes) -> dict[str, Any]:

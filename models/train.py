@@ -1,8 +1,9 @@
 """Make the models that ship: ``make train-demo FACES=... HELD_OUT=... LPIPS=... HEADS=... IDENTITY=...``.
 
 On a GPU: a 128x128 StyleGAN2 of the portraits, then a pSp encoder for each task against it, as in the
-paper. Without one: encoders and a 64x64 generator together (`python -m trainer joint`), because a
-generator alone would take days. Every step resumes where it was when the same command is run again.
+paper. Without one: encoders and a generator together (`python -m trainer joint`), because a generator
+alone would take days; first at 64x64, mostly by reconstruction, then at 128x128 against a discriminator.
+Every step resumes where it was when the same command is run again.
 """
 
 import argparse
@@ -27,7 +28,9 @@ ENCODER = {
     "learning_rate": 1e-3,  # ten times the official one: weights are drawn, not a face recogniser's
     "images": 400_000,
 }
-NEVER = 10**9  # photos: at 64x64 a discriminator has brought nothing yet
+SMALL_COUNT, GROWN_COUNT = 300_000, 75_000  # photos, on a CPU
+SHARPENING = 30_000  # photos: the last of the small ones, against a discriminator
+GROWN = {"size": 128, "head-width": 50}  # heads as narrow as the limit needs
 FACTORS = [4, 8]  # of super-resolution at 128 pixels; the official ones are for 256
 
 Command = list[str]
@@ -46,13 +49,18 @@ def commands(args: argparse.Namespace) -> Iterator[Command]:
 
 
 def on_cpu(args: argparse.Namespace) -> Iterator[Command]:
-    """Yield joint training, one process for each core."""
-    yield [
+    """Yield joint training at two sizes, one process for each core."""
+    common = [
         *module("torch.distributed.run", "--nproc-per-node", args.processes, "-m", "trainer", "joint"),
         *(part for task in TASKS for part in ("--task", task)),
-        *options(data_options(args) | {"output": args.output / "joint", "count": args.count or 300_000}),
-        *options({"adversarial-from": NEVER}),
-    ]  # fmt: skip
+        *options(data_options(args)),
+    ]
+    small, count = args.output / "joint-64", args.count or SMALL_COUNT
+    first = {"output": small, "count": count, "adversarial-from": max(count - SHARPENING, 0)}
+    yield [*common, *options(first)]
+    second = {"output": args.output / "joint", "count": args.count or GROWN_COUNT, "adversarial-from": 0}
+    starts = (part for task in TASKS for part in ("--start-from", str(small / f"{task}.pt")))
+    yield [*common, *options(GROWN | second), *starts]
 
 
 def on_gpu(args: argparse.Namespace) -> Iterator[Command]:

@@ -21,11 +21,17 @@ def commands(*arguments):
     return list(train.commands(args))
 
 
-def test_without_a_gpu_one_training_makes_all_models(tmp_path):
-    joint, *exports = commands("--device", "cpu", "--output", tmp_path, "--models", "there", "--count", 99)
-    assert joint[1:3] == ["-m", "torch.distributed.run"]
-    assert [joint[at + 1] for at, part in enumerate(joint) if part == "--task"] == list(train.TASKS)
-    assert joint[joint.index("--count") + 1] == "99"
+def test_without_a_gpu_all_models_are_trained_together_and_then_grown(tmp_path):
+    found = commands("--device", "cpu", "--output", tmp_path, "--models", "there", "--count", 99)
+    small, grown, *exports = found
+    for joint in (small, grown):
+        assert joint[1:3] == ["-m", "torch.distributed.run"]
+        assert [joint[at + 1] for at, part in enumerate(joint) if part == "--task"] == list(train.TASKS)
+        assert joint[joint.index("--count") + 1] == "99"
+    made = Path(small[small.index("--output") + 1])
+    starts = [grown[at + 1] for at, part in enumerate(grown) if part == "--start-from"]
+    assert starts == [str(made / f"{task}.pt") for task in train.TASKS]
+    assert grown[grown.index("--size") + 1] == "128"
     for task, export in zip(train.TASKS, exports, strict=True):
         assert export[1:4] == ["-m", "export", str(tmp_path / "joint" / f"{task}.pt")]
         assert export[export.index("--output") + 1] == str(Path("there") / f"{task}.engine")
