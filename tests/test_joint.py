@@ -137,6 +137,14 @@ def test_resume_is_exact(tmp_path, pairs, lpips, adversarial_from):
         assert_same_state(whole, half)
 
 
+def test_a_resumed_run_has_the_rates_of_its_settings_and_not_of_its_checkpoint(tmp_path):
+    Run.start(CONFIG).save(tmp_path)
+    slower = replace(CONFIG, learning_rate=1e-4, discriminator_rate=1e-5)
+    run = Run.resume(slower, tmp_path / "latest.pt")
+    assert [group["full_rate"] for group in run.optimizer.param_groups] == [1e-4, CONFIG.scaled_learning_rate]
+    assert run.discriminator_optimizer.param_groups[0]["lr"] == 1e-5
+
+
 def test_the_average_follows_the_model(pairs, lpips):
     run = Run.start(CONFIG)
     start = run.model.generator.input.input.detach().clone()
@@ -517,15 +525,19 @@ def test_random_styles_are_at_first_like_those_of_the_photos(pairs):
 def test_the_command_trains_and_reports_and_fails_with_a_message(tmp_path, faces, lpips, monkeypatch):
     monkeypatch.setattr(LpipsAlex, "load", lambda **_: lpips)
     monkeypatch.setattr(training, "CALIBRATION_BATCHES", 1)
-    monkeypatch.setattr(command, "JointConfig", lambda **given: replace(CONFIG, **given))
+    monkeypatch.setattr(command, "generator_of", lambda size: CONFIG.generator)
     options = {"--images": faces, "--validation": faces, "--output": tmp_path / "run", "--count": 8}
     options |= dict.fromkeys(("--lpips-features", "--lpips-heads"), faces / "0.png")
-    options |= {"--adversarial-from": 4}
+    options |= {"--adversarial-from": 4, "--size": 32, "--head-width": 8}
     arguments = ["joint", *(str(part) for option in options.items() for part in option)]
     arguments += ["--task", "sketch", "--task", "inversion"]
+    small = ("widths=[4, 6, 8, 8]", "depths=[1, 1, 1, 1]", "input_size=32", "batch=2", "adversarial=0.02")
+    arguments += [part for change in small for part in ("--set", change)]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
     assert '"images_seen": 8' in done.output
+    unknown = CliRunner().invoke(main, [*arguments, "--set", "adversary=1"])
+    assert "--set has the unknown value adversary; known are generator, input_size" in unknown.output
     (tmp_path / "run" / "latest.pt").write_bytes(b"something else")
     failed = CliRunner().invoke(main, arguments)
     assert failed.exit_code == 1

@@ -8,13 +8,14 @@ one and pass it as ``--recipe``, or change single values with ``--set``:
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar
 
 from psp_rt.errors import InputError
 from trainer.losses.criterion import LossWeights
 from trainer.networks import EncoderConfig, EncoderKind, GeneratorConfig, Noise
+from trainer.settings import parse_change, typed
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -187,7 +188,7 @@ def read(path: Path, changes: Iterable[str] = ()) -> Recipe:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path} cannot be read as a recipe: {error}; see {FOLDER} for examples") from error
     for change in changes:
-        for name, value in _parse_change(change).items():
+        for name, value in parse_change(change).items():
             known = values.get(name)
             values[name] = known | value if isinstance(value, dict) and isinstance(known, dict) else value
     return parse(values, name=str(path))
@@ -203,53 +204,10 @@ def parse(values: Mapping[str, Any], *, name: str) -> Recipe:
     losses = values.get("losses", {})
     if not isinstance(losses, Mapping):
         raise InputError(f"{name}: losses is {losses!r}, expected a table of weights")
-    typed = _typed(Recipe, {key: value for key, value in values.items() if key != "losses"}, name)
-    return Recipe(**typed, losses=LossWeights(**_typed(LossWeights, losses, f"{name}, losses")))
+    own = typed(Recipe, {key: value for key, value in values.items() if key != "losses"}, name)
+    return Recipe(**own, losses=LossWeights(**typed(LossWeights, losses, f"{name}, losses")))
 
 
 def with_sizes(recipe: Recipe, generator: GeneratorConfig) -> Recipe:
     """Return the recipe as it runs with a generator, whose pictures may be smaller than the losses'."""
     return replace(recipe, loss_size=min(recipe.loss_size, generator.size))
-
-
-def _parse_change(change: str) -> dict[str, Any]:
-    key, equals, value = change.partition("=")
-    try:
-        if equals:
-            return tomllib.loads(f"{key}={value}")
-    except tomllib.TOMLDecodeError:
-        try:
-            return tomllib.loads(f'{key}="{value}"')  # a word needs no quotes on a command line
-        except tomllib.TOMLDecodeError:
-            pass
-    raise InputError(f"--set {change} cannot be read; expected NAME=VALUE, as in --set batch=16")
-
-
-def _typed(kind: type, values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    hints = get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise InputError(f"{name} has the unknown value {unknown[0]}; known are {', '.join(hints)}")
-    missing = [f.name for f in fields(kind) if f.name in ("task", "kind", "source", "mirror")]
-    missing = [each for each in missing if each not in values]
-    if missing:
-        raise InputError(f"{name} does not say its {missing[0]}")
-    return {key: _value(value, hints[key], f"{name}: {key}") for key, value in values.items()}
-
-
-def _value(value: Any, hint: Any, name: str) -> Any:
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise InputError(f"{name} is {value!r}, expected one of {', '.join(map(repr, get_args(hint)))}")
-        return value
-    if get_origin(hint) is tuple:
-        if not isinstance(value, list) or not all(type(each) is int for each in value):
-            raise InputError(f"{name} is {value!r}, expected a list of whole numbers")
-        return tuple(value)
-    if hint is float and type(value) in (int, float):
-        return float(value)
-    allowed = get_args(hint) or (hint,)
-    if type(value) not in allowed:
-        wanted = " or ".join(getattr(each, "__name__", str(each)) for each in allowed)
-        raise InputError(f"{name} is {value!r}, expected {wanted}")
-    return value

@@ -1,6 +1,7 @@
 """``python -m trainer joint``."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ from trainer.joint.pairs import TASKS
 from trainer.joint.training import Start, train
 from trainer.losses.lpips import LpipsAlex
 from trainer.precision import shortfall
+from trainer.settings import parse_change, typed
 from trainer.team import joined
 
 Folder = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -40,6 +42,13 @@ File = click.Path(exists=True, dir_okay=False, path_type=Path)
     show_default=True,
     help="Photos after which the discriminator joins in.",
 )
+@click.option(
+    "--set",
+    "changes",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Change another setting of trainer/joint/config.py, as in --set adversarial=0.05.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--start-from",
@@ -59,6 +68,7 @@ def command(
     head_width: int,
     count: int,
     adversarial_from: int,
+    changes: tuple[str, ...],
     device: str,
     start_from: tuple[str, ...],
 ) -> None:
@@ -75,6 +85,8 @@ def command(
         images=count,
         adversarial_from=adversarial_from,
     )
+    given = {name: value for change in changes for name, value in parse_change(change).items()}
+    config = replace(config, **typed(JointConfig, given, "--set"))
     with joined(device) as team:
         for text in shortfall(team.device) if team.leads else []:
             click.echo(text)

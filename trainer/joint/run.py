@@ -77,6 +77,7 @@ class Run:
         if not isinstance(kept, dict) or kept.get("format") != FORMAT:
             raise InputError(f"{path} was not made by joint training; choose another output folder")
         run = cls.start(config, device=device)
+        rates = [group["full_rate"] for group in run.optimizer.param_groups]
         try:
             for name in ("model", "average", "discriminator", "optimizer", "discriminator_optimizer"):
                 getattr(run, name).load_state_dict(kept[name])
@@ -85,6 +86,10 @@ class Run:
             raise InputError(
                 f"{path} belongs to a run of other sizes; choose another output folder ({error})"
             ) from error
+        for group, rate in zip(run.optimizer.param_groups, rates, strict=True):
+            group["full_rate"] = rate  # those of the settings in force, not of the checkpoint
+        for group in run.discriminator_optimizer.param_groups:
+            group["lr"] = config.discriminator_rate
         return run
 
     @property
