@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 from benchmarks.architecture import Architecture
-from benchmarks.shapes import known_shapes
+from export.shapes import known_shapes
 from psp_rt import EngineFile
 from psp_rt.backends.ports import GRAPHS
 

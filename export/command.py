@@ -1,34 +1,41 @@
 """The command line of the export; `python -m export` runs it."""
 
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
 from export import checkpoints
 from export.engine import Precision, Settings, export_engine
+from export.inspect_command import inspect_command
 from export.onnx_files import Storage
+from export.shown_errors import Command
 from psp_rt.build import BuildRequest, prepare
 from psp_rt.build_command import build_and_tell
 from psp_rt.engine_writer import check_apart
-from psp_rt.errors import PspError
 from psp_rt.tensorrt_build import BuildOptions
 from trainer.networks import Noise
 
 File = click.Path(path_type=Path)
 
 
-class Command(click.Command):
-    """Shows our own errors as messages; anything else is a bug and keeps its traceback."""
+class ExportCommand(Command):
+    """Exports a checkpoint, unless its first word is the name of another command."""
 
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except PspError as error:
-            raise click.ClickException(str(error)) from error
+    def main(  # type: ignore[override]  # click's has overloads for what this one passes on
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> Any:
+        """Hand what follows the word `inspect` to that command; any other first word is a checkpoint."""
+        words = sys.argv[1:] if args is None else list(args)
+        if words[:1] == [inspect_command.name]:
+            return inspect_command.main(words[1:], f"{prog_name or 'export'} inspect", **extra)
+        return super().main(words, prog_name, **extra)
 
 
-@click.command(cls=Command)
+@click.command(cls=ExportCommand)
 @click.argument("checkpoint", type=File)
 @click.option("--output", "-o", type=File, required=True, help="The engine to write, NAME.engine.")
 @click.option("--encoder", type=File, help="Take the encoder from this checkpoint.")
@@ -107,6 +114,8 @@ def main(
 
     Reads official pSp and e4e files, StyleGAN2 generators (rosinality's .pt, NVIDIA's stylegan2-ada
     .pkl) and what `python -m trainer` writes. Nothing stored in a file is ever executed.
+
+    To look into an engine: python -m export inspect --help
     """
     if pictures and precision == "fp32":
         raise click.UsageError("--pictures are for --precision fp16; add that, or leave them out")

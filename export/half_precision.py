@@ -89,7 +89,7 @@ def compare(folder: Path, samples: Samples) -> dict[str, float]:
     generator = emulation.session(folder / "generator.fp16.onnx")
 
     def generate(codes: NDArray[np.float32]) -> NDArray[np.uint8]:
-        return np.concatenate([generator.run(None, dict(feeds))[0] for feeds in _styled(codes)])
+        return np.concatenate([generator.run(None, dict(feeds))[0] for feeds in styled_inputs(codes)])
 
     figures = {"fp16_generator_psnr_db": worst_psnr_db(generate(samples.codes), samples.pictures)}
     if samples.images is not None:
@@ -108,13 +108,14 @@ def worst_psnr_db(found: NDArray[np.uint8], expected: NDArray[np.uint8]) -> floa
 def _inputs(name: str, samples: Samples) -> Iterator[Feeds]:
     """Yield a graph's inputs one by one: at full size a batch's maps are gigabytes."""
     if name == "generator":
-        yield from _styled(samples.codes)
+        yield from styled_inputs(samples.codes)
     elif samples.images is not None:
         for image in samples.images:
             yield {"image": image[None]}
 
 
-def _styled(codes: NDArray[np.float32]) -> Iterator[Feeds]:
+def styled_inputs(codes: NDArray[np.float32]) -> Iterator[Feeds]:
+    """Yield the generator's inputs for codes [M, L, D] that nothing is mixed into, one by one."""
     for code in codes:
         yield {
             "codes": code[None],

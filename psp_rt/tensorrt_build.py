@@ -144,6 +144,7 @@ class PlanBuilder:
         if options.hardware_compatible:
             config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
         _set_compute_capabilities(trt, config, options.compute_capabilities)
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or no inspector can tell precisions
         if self._times:
             cache = config.create_timing_cache(self._cache)
             if cache is not None:

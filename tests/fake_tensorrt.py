@@ -19,6 +19,10 @@ class IProgressMonitor:
     pass
 
 
+class IProfiler:
+    pass
+
+
 class Layer:
     def __init__(self, kind: str, types: list[str]) -> None:
         self.type, self.types, self.num_outputs = kind, types, len(types)
@@ -55,7 +59,9 @@ class Network:
 class FakeTensorRT:
     """What psp_rt uses of TensorRT; ``networks`` and ``configs`` hold what it was told."""
 
-    ILogger, IProgressMonitor = ILogger, IProgressMonitor
+    ILogger, IProgressMonitor, IProfiler = ILogger, IProgressMonitor, IProfiler
+    ProfilingVerbosity = SimpleNamespace(DETAILED="detailed")
+    LayerInformationFormat = SimpleNamespace(JSON="json")
     DataType = SimpleNamespace(FLOAT="float", HALF="half", UINT8="uint8")
     TensorIOMode = SimpleNamespace(INPUT="input", OUTPUT="output")
     LayerType = SimpleNamespace(CAST="cast", CONSTANT="constant")
@@ -134,6 +140,7 @@ class Config:
         self.flags, self.limits, self.cache = {"TF32"}, {}, b""
         self.progress_monitor: Any = None
         self.profile: Any = None
+        self.profiling_verbosity = ""
 
     def add_optimization_profile(self, profile: Profile) -> None:
         self.profile = profile
