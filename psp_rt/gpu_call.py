@@ -33,13 +33,12 @@ class GpuRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What one run translates: N images to K styles, from one address to another."""
+    """What one run translates: N images, to all K styles, from one address to another."""
 
+    first: int  # of the images
     images: int
     source: int
     target: int
-    reference: Codes
-    weights: Codes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,30 +90,23 @@ class GpuCall:
         if isinstance(self.target.owner, GpuMemory):
             self.target.owner.ready.record(stream)
 
-    def parts(self, *, most_images: int, most_pictures: int) -> Iterator[Part]:
-        """Yield what to run one after the other.
+    def parts(self, most_images: int) -> Iterator[Part]:
+        """Yield what to run one after the other, at most so many images at once."""
+        for at in range(0, self.count, most_images):
+            images = min(most_images, self.count - at)
+            yield Part(first=at, images=images, source=self.source_at(at), target=self.target_at(at, 0))
 
-        Args:
-            most_images: That the encoder takes at once.
-            most_pictures: That the generator makes at once.
-        """
-        spec, output, request = self.manifest.input, self.manifest.output, self.request
+    def source_at(self, image: int) -> int:
+        """Return the address of an image."""
+        spec = self.manifest.input
         assert spec is not None
-        image_bytes = spec.height * spec.width * spec.channels
-        picture_bytes = output.height * output.width * 3
-        all_styles = len(request.reference)
-        pictures = min(request.max_batch, most_pictures)
-        styles = min(all_styles, pictures)
-        images = min(request.max_batch, most_images, max(1, pictures // all_styles))
-        for image in range(0, self.count, images):
-            for style in range(0, all_styles, styles):
-                yield Part(
-                    images=min(images, self.count - image),
-                    source=self.source.address + image * image_bytes,
-                    target=self.target.address + (image * all_styles + style) * picture_bytes,
-                    reference=request.reference[style : style + styles],
-                    weights=request.weights[style : style + styles],
-                )
+        return self.source.address + image * spec.height * spec.width * spec.channels
+
+    def target_at(self, image: int, style: int) -> int:
+        """Return the address for the picture of an image in one of the styles."""
+        output = self.manifest.output
+        picture = image * len(self.request.reference) + style
+        return self.target.address + picture * output.height * output.width * 3
 
 
 def callers_stream(request: GpuRequest, device: CudaDevice) -> Stream | None:

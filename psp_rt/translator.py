@@ -6,11 +6,11 @@ import copy
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +23,10 @@ from .foreign_arrays import is_device_array
 from .gpu_call import GpuRequest
 from .images import COLORS, Pixels
 from .manifest import InputSpec, Manifest
+from .parts import in_parts
 from .picture_forms import read_pictures, to_array
 from .streaming import in_order
 from .style import Codes, StyleMix, check_codes, check_seed
-
-Scalar = TypeVar("Scalar", bound=np.generic)
 
 MOST_THREADS = 1024  # a runtime starts them all at once, and hangs at a million
 
@@ -111,13 +110,14 @@ class Translator:
                 forms are in :mod:`psp_rt.picture_forms`. A picture of another size or shape is resized
                 to the model's input; faces should be cut and aligned as in training.
             style: Mixes other styles in. With K references each picture gives K results; it is
-                encoded once, the seeds are mapped once, and all results are generated as one batch.
-                (On a GPU it is encoded again for every ``max_batch`` styles.)
+                encoded once, the seeds are mapped once, and all results are generated as one batch, or
+                in parts of ``max_batch``.
             out: An array for the results, where the input is an array; on the GPU, where that is.
             stream: For pictures on a GPU: the CUDA stream in which they are made and results are used, as
                 an int or an object of PyTorch, CuPy, pycuda or cuda.core. With TensorRT, run() then returns
                 at once, and later work in that stream finds the results; it waits only for a size that
-                is new, for seeds, or for a style other than in the call before. ONNX Runtime waits for the
+                is new, for seeds, for a style other than in the call before, or between parts of
+                more styles than ``max_batch``. ONNX Runtime waits for the
                 stream before it begins, and returns when it is done. Without a stream, both wait for the
                 array's own one (or the default stream), and return when results are there.
 
@@ -140,7 +140,7 @@ class Translator:
         """Return the codes of one picture [L, D], or of a batch or list [N, L, D]."""
         pictures = read_pictures(images, self._input_spec("encode"), color=self._color)
         with self._taking_turns() as backend:
-            codes = self._in_parts(self._max_batch, backend.encode, pictures.pixels)
+            codes = in_parts(self._max_batch, backend.encode, pictures.pixels)
         return codes[0] if pictures.container == "one" else codes
 
     def generate(
@@ -278,16 +278,17 @@ class Translator:
         """Return pictures [N, H, W, 3], or [N, K, H, W, 3] for several styles, of images [N, H, W, C]."""
         reference, weights = self._mix(backend, style)
         images_at_once = self._max_batch // len(reference)
-        if not images_at_once:  # one encoding serves several parts of the styles
-            return self._generate(backend, self._in_parts(self._max_batch, backend.encode, pixels), style)
-        translate = partial(backend.translate, reference=reference, weights=weights)
-        results = self._in_parts(images_at_once, translate, pixels)
+        if images_at_once:
+            translate = partial(backend.translate, reference=reference, weights=weights)
+            results = in_parts(images_at_once, translate, pixels)
+        else:
+            results = backend.translate_in_parts(pixels, reference, weights, most=self._max_batch)
         return results.reshape(-1, len(reference), *results.shape[1:]) if _several(style) else results
 
     def _generate(self, backend: Backend, codes: Codes, style: StyleMix | None) -> Pixels:
         """Return pictures [N, H, W, 3], or [N, K, H, W, 3] for several styles, of codes [N, L, D]."""
         reference, weights = self._mix(backend, style)
-        results = self._in_parts(
+        results = in_parts(
             self._max_batch,
             backend.generate,
             np.repeat(codes, len(reference), axis=0),
@@ -295,14 +296,6 @@ class Translator:
             np.tile(weights, (len(codes), 1)),
         )
         return results.reshape(-1, len(reference), *results.shape[1:]) if _several(style) else results
-
-    def _in_parts(
-        self, most: int, graph: Callable[..., npt.NDArray[Scalar]], *inputs: npt.NDArray[Any]
-    ) -> npt.NDArray[Scalar]:
-        """Run a graph on a batch, in parts of at most ``most``."""
-        starts = range(0, len(inputs[0]), most)
-        parts = [graph(*(np.ascontiguousarray(part[at : at + most]) for part in inputs)) for at in starts]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _several(style: StyleMix | None) -> bool:

@@ -43,6 +43,16 @@ class Backend(Protocol):
             weights: [K, L], how far each row moves.
         """
 
+    def translate_in_parts(self, images: Pixels, reference: Codes, weights: Codes, *, most: int) -> Pixels:
+        """Return the same for more styles than are generated at once; each image is encoded once.
+
+        Args:
+            images: [N, height, width, channels], any number.
+            reference: [K, L, D].
+            weights: [K, L].
+            most: That may be encoded or generated at once.
+        """
+
     def translate_on_gpu(self, request: GpuRequest) -> Any:
         """Return the result of arrays on the GPU, as :meth:`psp_rt.Translator.run` describes it.
 

@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import InputError
 from ..gpu_call import GpuRequest
 from ..images import Pixels
+from ..parts import in_parts
 from ..style import Codes
 
 
@@ -23,6 +24,17 @@ class GraphCalls(ABC):
         """Return RGB [N * K, height, width, 3], the K styles of an image together."""
         codes = self.encode(images)
         return self.generate(
+            np.repeat(codes, len(reference), axis=0),
+            np.tile(reference, (len(codes), 1, 1)),
+            np.tile(weights, (len(codes), 1)),
+        )
+
+    def translate_in_parts(self, images: Pixels, reference: Codes, weights: Codes, *, most: int) -> Pixels:
+        """Return the same, generating at most so many pictures at once; each image is encoded once."""
+        codes = in_parts(most, self.encode, images)
+        return in_parts(
+            most,
+            self.generate,
             np.repeat(codes, len(reference), axis=0),
             np.tile(reference, (len(codes), 1, 1)),
             np.tile(weights, (len(codes), 1)),
