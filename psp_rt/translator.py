@@ -25,7 +25,7 @@ from .images import COLORS, Pixels
 from .manifest import InputSpec, Manifest
 from .parts import in_parts
 from .picture_forms import read_pictures, to_array
-from .streaming import in_order
+from .streaming import AtWork, finished, in_order
 from .style import Codes, StyleMix, check_codes, check_seed
 
 MOST_THREADS = 1024  # a runtime starts them all at once, and hangs at a million
@@ -180,8 +180,9 @@ class Translator:
 
         Args:
             frames: Pictures or batches, for example from a camera; taken as they are needed.
-            in_flight: Frames at work at once. 1 adds no delay: right for a camera. 2 reads the next
-                frame during the work on this one: right for a file. More only adds delay.
+            in_flight: Frames at work at once. 1 adds no delay: right for a camera. 2 reads and resizes
+                the next frame during the work on this one, and TensorRT copies it to the GPU, and the
+                result before it from there, meanwhile: right for a file. More only adds delay.
             style: As for :meth:`run`; its seeds are mapped once for the whole stream.
 
         A frame's error is raised in its place, after the results before it.
@@ -191,7 +192,9 @@ class Translator:
             raise InputError(f"in_flight is {in_flight!r}; expected 1 or more")
         with self._taking_turns() as backend:
             settled = self._settled(backend, style)
-        return in_order(lambda frame: self.run(frame, style=settled), frames, in_flight=in_flight)
+        if in_flight == 1:
+            return in_order(lambda frame: finished(self.run(frame, style=settled)), frames, in_flight=1)
+        return in_order(partial(self._begin, style=settled), frames, in_flight=in_flight)
 
     def clone(self) -> Translator:
         """Return a translator for another thread, on the same weights; closing one leaves the other."""
@@ -274,6 +277,31 @@ class Translator:
             )
             return backend.translate_on_gpu(request)
 
+    def _begin(self, frame: Any, style: StyleMix | None) -> AtWork[Any]:
+        """Begin the work on a frame of a stream beside others; where that cannot be, do it."""
+        if is_device_array(frame):
+            return finished(self.run(frame, style=style))
+        pictures = read_pictures(frame, self._input_spec("stream"), color=self._color)
+        with self._taking_turns() as backend:
+            begun = self._begin_translation(backend, pictures.pixels, style)
+            if begun is None:
+                return finished(pictures.restore(self._translate(backend, pictures.pixels, style)))
+        return AtWork(finish=lambda: pictures.restore(begun.finish()), abandon=begun.abandon)
+
+    def _begin_translation(
+        self, backend: Backend, pixels: Pixels, style: StyleMix | None
+    ) -> AtWork[Pixels] | None:
+        """Begin what `_translate` does, if it is not too much at once and the backend can."""
+        reference, weights = self._mix(backend, style)
+        if len(pixels) * len(reference) > self._max_batch:
+            return None
+        begun = backend.begin(pixels, reference, weights)
+        if begun is None:
+            return None
+        return AtWork(
+            finish=lambda: _by_picture(begun.finish(), len(reference), style), abandon=begun.abandon
+        )
+
     def _translate(self, backend: Backend, pixels: Pixels, style: StyleMix | None) -> Pixels:
         """Return pictures [N, H, W, 3], or [N, K, H, W, 3] for several styles, of images [N, H, W, C]."""
         reference, weights = self._mix(backend, style)
@@ -283,7 +311,7 @@ class Translator:
             results = in_parts(images_at_once, translate, pixels)
         else:
             results = backend.translate_in_parts(pixels, reference, weights, most=self._max_batch)
-        return results.reshape(-1, len(reference), *results.shape[1:]) if _several(style) else results
+        return _by_picture(results, len(reference), style)
 
     def _generate(self, backend: Backend, codes: Codes, style: StyleMix | None) -> Pixels:
         """Return pictures [N, H, W, 3], or [N, K, H, W, 3] for several styles, of codes [N, L, D]."""
@@ -295,11 +323,16 @@ class Translator:
             np.tile(reference, (len(codes), 1, 1)),
             np.tile(weights, (len(codes), 1)),
         )
-        return results.reshape(-1, len(reference), *results.shape[1:]) if _several(style) else results
+        return _by_picture(results, len(reference), style)
 
 
 def _several(style: StyleMix | None) -> bool:
     return style is not None and style.several
+
+
+def _by_picture(results: Pixels, styles: int, style: StyleMix | None) -> Pixels:
+    """Return results [N * K, H, W, 3] as [N, K, H, W, 3] where several styles were asked for."""
+    return results.reshape(-1, styles, *results.shape[1:]) if _several(style) else results
 
 
 def _check_settings(color: str, threads: int | None, max_batch: int) -> None:

@@ -45,6 +45,7 @@ class FakeCuda:
         self.released: list[str] = []
         self.calls: Counter[str] = Counter()
         self.log: list[str] = []
+        self.trace: list[tuple[Any, ...]] = []  # the same, with arguments
         self.failures: dict[int, int] = {}  # by the number of a call: its status
         self.refusals: dict[str, int] = {}  # by the name of a call: the status of its next one
         self.free_bytes = 1 << 40
@@ -68,6 +69,7 @@ class FakeCuda:
             with self._lock:
                 self.calls[name] += 1
                 self.log.append(name)
+                self.trace.append((name, *arguments))
                 status = self.failures.pop(len(self.log) - 1, 0) or self.refusals.pop(name, 0)
                 status = status or self.dead
                 if not status and not self._stack and name not in CONTEXT_FREE:

@@ -12,6 +12,7 @@ from ..choice import Choice
 from ..engine_file import EngineFile
 from ..gpu_call import GpuRequest
 from ..images import Pixels
+from ..streaming import AtWork
 from ..style import Codes
 
 
@@ -51,6 +52,12 @@ class Backend(Protocol):
             reference: [K, L, D].
             weights: [K, L].
             most: That may be encoded or generated at once.
+        """
+
+    def begin(self, images: Pixels, reference: Codes, weights: Codes) -> AtWork[Pixels] | None:
+        """Begin what `translate` does beside the work begun before; None where that cannot be.
+
+        The result may be waited for in any thread, also during other calls.
         """
 
     def translate_on_gpu(self, request: GpuRequest) -> Any:

@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..gpu_call import GpuRequest
 from ..images import Pixels
 from ..parts import in_parts
+from ..streaming import AtWork
 from ..style import Codes
 
 
@@ -39,6 +40,10 @@ class GraphCalls(ABC):
             np.tile(reference, (len(codes), 1, 1)),
             np.tile(weights, (len(codes), 1)),
         )
+
+    def begin(self, images: Pixels, reference: Codes, weights: Codes) -> AtWork[Pixels] | None:
+        """Return None: what runs one translation after another begins none beside others."""
+        return None
 
     def translate_on_gpu(self, request: GpuRequest) -> Any:
         """Refuse arrays on a GPU; backends on CUDA take them."""

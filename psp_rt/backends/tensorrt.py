@@ -6,6 +6,8 @@ network alone, for each batch size, for `encode`, `map` and `generate`. The last
 above the plan's largest is split; one below its smallest is filled up with zeros, whose results are dropped.
 Where the styles are too many for one launch, an image is encoded once and its styles follow in parts.
 
+The frames of a stream overlap their copies with each other's work: see `tensorrt_frames`.
+
 The activations, the bulk of the memory, lie in one block for each backend, since its graphs never run at
 the same time. The block is taken on opening, for the largest batch, so that too little memory shows then
 and not in the middle of work. Clones have blocks of their own and share the weights.
@@ -31,9 +33,11 @@ from ..gpu_call import GpuCall, GpuRequest, callers_stream
 from ..images import Pixels
 from ..manifest import Manifest
 from ..plans import read_plan, records
+from ..streaming import AtWork
 from ..style import Codes
 from ..tensorrt_build import load_library
 from .graph_calls import GraphCalls
+from .tensorrt_frames import FrameLanes
 from .tensorrt_graphs import NetworkRecording
 from .tensorrt_lane import GpuFailed, Lane, failing_for_good
 from .tensorrt_plans import LoadedPlans, ReadPlan
@@ -51,13 +55,14 @@ class TensorRtBackend(GraphCalls):
         """Take over one use of the plans, and the memory for running them."""
         self.precision, self.description, self.device = precision, description, plans.device.name
         self._plans = plans
-        self._recordings = Recordings()
         self._closed, self._broken = True, ""
         with ExitStack() as undo:
             undo.callback(plans.release)
             with plans.device.current(), Resources(plans.device) as made:
                 self._lane = Lane(plans, made)
             undo.pop_all()
+        self._frames = FrameLanes(self._lane)
+        self._recordings = Recordings(make_room=self._frames.drop_idle)
         self._closed = False
 
     @classmethod
@@ -109,6 +114,7 @@ class TensorRtBackend(GraphCalls):
             with device.current(), device.in_any_capture(), ExitStack() as releases:
                 releases.callback(self._lane.made.close)
                 releases.callback(self._recordings.close)
+                releases.callback(self._frames.close)
                 releases.callback(self._lane.close)
 
     def __del__(self) -> None:
@@ -140,6 +146,15 @@ class TensorRtBackend(GraphCalls):
         with self._plans.device.current(), self._noticing_failures():
             return StyleParts(self._lane, self._recordings, most=most).on_host(images, reference, weights)
 
+    def begin(self, images: Pixels, reference: Codes, weights: Codes) -> AtWork[Pixels] | None:
+        """Begin a translation in a lane of its own, if there is one and the plans take it at once."""
+        self._check_usable()
+        if len(images) > self._plans.images_at_once(len(reference)):
+            return None
+        with self._plans.device.current(), self._noticing_failures():
+            begun = self._frames.begin(images, reference, weights)
+        return begun and AtWork(finish=partial(self._finish_frame, begun), abandon=begun.abandon)
+
     def translate_on_gpu(self, request: GpuRequest) -> Any:
         """Translate arrays on the GPU; each byte stays there."""
         self._check_usable()
@@ -152,6 +167,10 @@ class TensorRtBackend(GraphCalls):
                 with failing_for_good():
                     call.enqueued(lane.stream)
         return call.returned
+
+    def _finish_frame(self, begun: AtWork[Pixels]) -> Pixels:
+        with self._noticing_failures():
+            return begun.finish()
 
     def _enqueue_on_gpu(self, call: GpuCall, request: GpuRequest) -> None:
         reference, weights = request.reference, request.weights

@@ -68,7 +68,7 @@ class Generation(Recording):
             self._host[name][: self._pictures] = values
 
     def _launch(self) -> None:
-        self._graph.launch(self._lane.stream)
+        self._replay()
         self._launched.record(self._lane.stream)
 
     def _copy_pictures_to(self, target: int) -> None:

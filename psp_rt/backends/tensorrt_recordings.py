@@ -20,7 +20,13 @@ Recorded = TypeVar("Recorded", bound=Recording)
 class Recordings:
     """Keeps a few recordings of each kind, since making one takes far longer than running it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, make_room: Callable[[], bool] = lambda: False) -> None:
+        """Begin without any.
+
+        Args:
+            make_room: Called where memory is short; lets go of some elsewhere, and says whether it could.
+        """
+        self._make_room = make_room
         self._kept: defaultdict[str, OrderedDict[Hashable, Any]] = defaultdict(OrderedDict)
 
     def __getitem__(self, kind: str) -> OrderedDict[Hashable, Any]:
@@ -49,7 +55,7 @@ class Recordings:
         try:
             kept[key] = make()
         except OutOfMemory:
-            if not self._forget_all_but(beside):
+            if not self._forget_all_but(beside) | self._make_room():
                 raise
             kept[key] = make()
         return kept[key]

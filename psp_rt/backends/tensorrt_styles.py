@@ -41,13 +41,13 @@ class Encoding(Recording):
         self._host["image"][:] = images
         with failing_for_good():
             self._lane.stream.upload(self._image, self._staged)
-            self._graph.launch(self._lane.stream)
+            self._replay()
 
     def copy(self, source: int) -> None:
         """Enqueue the encoding of images at an address on the GPU."""
         with failing_for_good():
             self._lane.stream.copy(self._image, source, self._staged.nbytes)
-            self._graph.launch(self._lane.stream)
+            self._replay()
 
     def _prepare(self, made: Resources) -> None:
         network = self._lane.plans.networks["encoder"]
