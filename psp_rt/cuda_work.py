@@ -29,6 +29,11 @@ class Stream:
         self.handle = handle
 
     @property
+    def device(self) -> CudaDevice:
+        """Return the GPU that it is on."""
+        return self._device
+
+    @property
     def number(self) -> int:
         """Return the handle as TensorRT takes it."""
         return int(self.handle)

@@ -56,6 +56,7 @@ class Translator:
         color: str = "bgr",
         threads: int | None = None,
         max_batch: int = 4,
+        onnx_cuda_graphs: bool = False,
     ) -> None:
         """Load an engine.
 
@@ -71,6 +72,10 @@ class Translator:
             threads: On the CPU; by default one for each physical core.
             max_batch: A larger batch goes through the graphs in parts of this size, which bounds the
                 memory: the generator's activations are its bulk, and grow with the batch.
+            onnx_cuda_graphs: Let ONNX Runtime on CUDA record and replay CUDA graphs, which saves launches.
+                Clones then take turns; and during the first run of a batch size, which records it and
+                compares it with a plain run, other threads cannot allocate on the GPU. Not yet run on a
+                GPU, so off unless asked for.
 
         Raises:
             FormatError: The file is not a usable engine.
@@ -85,7 +90,9 @@ class Translator:
             if not choice.plan:
                 engine.check_has_graphs(choice.reason)
             self.manifest: Manifest = engine.manifest
-            self._backend: Backend | None = open_backend(engine, choice, threads=threads)
+            self._backend: Backend | None = open_backend(
+                engine, choice, threads=threads, onnx_cuda_graphs=onnx_cuda_graphs
+            )
         self.device: str = self._backend.device
         self.backend: str = self._backend.name
         self.precision: str = self._backend.precision

@@ -179,7 +179,7 @@ def test_a_copy_that_fails_is_a_backend_error(onnxruntime, monkeypatch):
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(onnx_binding, "row_session", broken)
-    with pytest.raises(BackendError, match="cannot copy codes on cuda:0: out of memory"):
+    with pytest.raises(BackendError, match="failed in copying codes on cuda:0: out of memory"):
         onnxruntime.run(pixels(1), style=StyleMix.random([1, 2], layers="2-"))
 
 

@@ -1,19 +1,22 @@
 """Runs of ONNX Runtime between memory that is named beforehand, so that codes stay where they are made.
 
 ONNX Runtime works in streams of its own and waits for them at the end of a run: what is bound must be ready
-before, and is done after. It records no CUDA graphs here: one of its sessions records for one set of
-addresses and shapes, and ours take any batch.
+before, and is done after. What it records as CUDA graphs is in `onnx_graphs`.
 
 With CUDA it has not run on a GPU yet; the tests bind memory of the CPU.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..cuda_work import Stream
 from ..errors import BackendError, FormatError, PspError
 from ..gpu_call import GpuCall, GpuRequest
 from ..images import Pixels
@@ -31,9 +34,15 @@ class Memory:
     address: int
     shape: tuple[int, ...]
     dtype: str
+    stream: Stream  # to copy them in; their content is there already
+
+    @property
+    def nbytes(self) -> int:
+        """Return the size in bytes."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class BoundGraphs:
     """Encoder and generator, and the device that they run on."""
 
@@ -51,27 +60,35 @@ class BoundGraphs:
         results = np.empty((len(images), len(reference), *self._picture.shape), self._picture.dtype)
         for at in range(0, len(images), most):
             part = images[at : at + most]
-            codes = self._encoded(part, len(part))
+            codes = self._kept(self._encoded(part, len(part)))
             for image, styles in style_parts(len(part), len(reference), most):
                 rows = [image] * (styles.stop - styles.start)
                 mix = reference[styles], weights[styles]
                 results[at + image, styles] = self._generated(codes, rows, *mix)
         return results.reshape(-1, *self._picture.shape)
 
-    def translate_on_gpu(self, call: GpuCall, request: GpuRequest) -> None:
-        """Translate images to pictures, both in memory of the device."""
-        styles = len(request.reference)
-        images_at_once = request.max_batch // styles
-        for part in call.parts(images_at_once or request.max_batch):
-            codes = self._encoded(self._memory(part.source, part.images, self._image), part.images)
+    def translate_on_gpu(self, call: GpuCall, request: GpuRequest, stream: Stream) -> None:
+        """Translate images to pictures, both in memory of the device; a stream is lent for copies."""
+        styles, most = len(request.reference), request.max_batch
+        images_at_once = most // styles
+        for part in call.parts(images_at_once or most):
+            codes = self._encoded(self._memory(part.source, part.images, self._image, stream), part.images)
             if images_at_once:
+                target = self._memory(part.target, part.images * styles, self._picture, stream)
                 rows = _each(part.images, styles)
-                self._generate_to(part.target, codes, rows, request.reference, request.weights)
+                self._generate_to(target, codes, rows, request.reference, request.weights)
                 continue
-            for image, chosen in style_parts(part.images, styles, request.max_batch):
+            codes = self._kept(codes)
+            for image, chosen in style_parts(part.images, styles, most):
                 rows = [image] * (chosen.stop - chosen.start)
-                target = call.target_at(part.first + image, chosen.start)
+                address = call.target_at(part.first + image, chosen.start)
+                target = self._memory(address, len(rows), self._picture, stream)
                 self._generate_to(target, codes, rows, request.reference[chosen], request.weights[chosen])
+
+    @property
+    def _here(self) -> tuple[str, int]:
+        """Return the device as ONNX Runtime names it."""
+        return _place(self.device)
 
     @property
     def _image(self) -> Port:
@@ -81,52 +98,45 @@ class BoundGraphs:
     def _picture(self) -> Port:
         return graph_ports(self.manifest, "generator")[1][0]
 
-    def _memory(self, address: int, rows: int, port: Port) -> Memory:
-        return Memory(address=address, shape=(rows, *port.shape), dtype=port.dtype)
+    def _memory(self, address: int, rows: int, port: Port, stream: Stream) -> Memory:
+        return Memory(address=address, shape=(rows, *port.shape), dtype=port.dtype, stream=stream)
 
     def _encoded(self, images: Pixels | Memory, count: int) -> Any:
         """Return codes [N, L, D] on the device."""
         return self._run("encoder", count, {"image": images}, where=self.device).get_outputs()[0]
 
+    def _kept(self, codes: Any) -> Any:
+        """Return codes that stay while others are generated from: they do so here."""
+        return codes
+
     def _generated(self, codes: Any, rows: list[int], reference: Codes, weights: Codes) -> Pixels:
         """Return pictures of rows of codes on the host; the styles are those of each image together."""
-        feeds = self._feeds(codes, rows, reference, weights)
+        feeds = {"codes": self._rows_of(codes, rows), **mix(len(rows), reference, weights)}
         pictures: Pixels = self._run("generator", len(rows), feeds, where="cpu").copy_outputs_to_cpu()[0]
         return pictures
 
     def _generate_to(
-        self, address: int, codes: Any, rows: list[int], reference: Codes, weights: Codes
+        self, target: Memory, codes: Any, rows: list[int], reference: Codes, weights: Codes
     ) -> None:
-        feeds, target = (
-            self._feeds(codes, rows, reference, weights),
-            self._memory(address, len(rows), self._picture),
-        )
+        feeds = {"codes": self._rows_of(codes, rows), **mix(len(rows), reference, weights)}
         self._run("generator", len(rows), feeds, where=self.device, target=target)
 
-    def _feeds(self, codes: Any, rows: list[int], reference: Codes, weights: Codes) -> dict[str, Any]:
-        images = len(rows) // len(reference)
-        return {
-            "codes": self._taken(codes, rows),
-            "reference": np.tile(reference, (images, 1, 1)),
-            "weights": np.tile(weights, (images, 1)),
-        }
+    def _rows_of(self, codes: Any, rows: list[int]) -> Any:
+        """Return rows of codes on the device, where they are if it is all of them."""
+        return codes if rows == list(range(codes.shape()[0])) else self._copied(codes, rows)
 
-    def _taken(self, codes: Any, rows: list[int]) -> Any:
-        """Return rows of codes on the device, where they are."""
-        if rows == list(range(codes.shape()[0])):
-            return codes
-        place = _place(self.device)
-        try:
-            session = row_session(*place)
+    def _copied(self, codes: Any, rows: list[int], *, to: Any = None) -> Any:
+        """Return a copy of rows of codes on the device, in memory that is new or in an OrtValue's."""
+        with self._failing("copying codes"):
+            session = row_session(*self._here)
             binding = session.io_binding()
             binding.bind_ortvalue_input(CODES, codes)
             binding.bind_cpu_input(ROWS, np.array(rows, np.int64))
-            binding.bind_output(TAKEN, *place)
+            if to is None:
+                binding.bind_output(TAKEN, *self._here)
+            else:
+                binding.bind_ortvalue_output(TAKEN, to)
             session.run_with_iobinding(binding)
-        except PspError:
-            raise
-        except Exception as error:  # ONNX Runtime's own kinds share no root
-            raise BackendError(f"ONNX Runtime cannot copy codes on {self.device}: {error}") from error
         return binding.get_outputs()[0]
 
     def _run(
@@ -134,7 +144,7 @@ class BoundGraphs:
     ) -> Any:
         """Return the binding of a run that is over; its output is on a device, or in the target."""
         output = graph_ports(self.manifest, name)[1][0]
-        try:
+        with self._failing(f"the {name}"):
             binding = self.sessions[name].io_binding()
             for key, value in feeds.items():
                 self._bind_input(binding, key, value)
@@ -147,8 +157,6 @@ class BoundGraphs:
             binding.synchronize_inputs()
             self.sessions[name].run_with_iobinding(binding)
             binding.synchronize_outputs()
-        except Exception as error:  # ONNX Runtime's own kinds share no root
-            raise BackendError(f"ONNX Runtime failed in the {name} on {self.device}: {error}") from error
         expected = [rows, *output.shape]
         found = list(binding.get_outputs()[0].shape())
         if found != expected:
@@ -159,10 +167,25 @@ class BoundGraphs:
         if isinstance(value, np.ndarray):
             binding.bind_cpu_input(key, np.ascontiguousarray(value))
         elif isinstance(value, Memory):
-            place = _place(self.device)
-            binding.bind_input(key, *place, np.dtype(value.dtype), value.shape, value.address)
+            binding.bind_input(key, *self._here, np.dtype(value.dtype), value.shape, value.address)
         else:
             binding.bind_ortvalue_input(key, value)
+
+    @contextmanager
+    def _failing(self, what: str) -> Iterator[None]:
+        """Turn an error of ONNX Runtime into ours."""
+        try:
+            yield
+        except PspError:
+            raise
+        except Exception as error:  # ONNX Runtime's own kinds share no root
+            raise BackendError(f"ONNX Runtime failed in {what} on {self.device}: {error}") from error
+
+
+def mix(rows: int, reference: Codes, weights: Codes) -> dict[str, Codes]:
+    """Return K styles [K, L, D] for each of the images, as the generator takes them."""
+    images = rows // len(reference)
+    return {"reference": np.tile(reference, (images, 1, 1)), "weights": np.tile(weights, (images, 1))}
 
 
 def _each(images: int, styles: int) -> list[int]:
