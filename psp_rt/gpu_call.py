@@ -10,9 +10,10 @@ from typing import Any
 
 from .cuda import CudaDevice
 from .cuda_work import Stream
-from .device_array import DeviceArray, GpuMemory
+from .device_array import DeviceArray
 from .errors import InputError
 from .foreign_arrays import GpuArray, borrow, foreign_stream, is_device_array
+from .gpu_memory import GpuMemory
 from .manifest import InputSpec, Manifest
 from .stream_forms import LEGACY_DEFAULT, stream_number
 from .style import Codes
@@ -76,7 +77,7 @@ class GpuCall:
         styles = (len(request.reference),) if request.several else ()
         shape = (*(() if single else (count,)), *styles, manifest.output.height, manifest.output.width, 3)
         if request.out is None:
-            target, returned = _new(shape, device, caller)
+            target, returned = _new(shape, device, caller, request.stream)
         else:
             _check_kind(request.out, shape, device)
             target, returned = take(request.out, "out"), request.out
@@ -125,10 +126,12 @@ def callers_stream(request: GpuRequest, device: CudaDevice) -> Stream | None:
     return stream
 
 
-def _new(shape: tuple[int, ...], device: CudaDevice, caller: Stream | None) -> tuple[GpuArray, DeviceArray]:
-    memory = GpuMemory(device.index, math.prod(shape))
-    target = GpuArray(address=memory.address, shape=shape, read_only=False, owner=memory)
+def _new(
+    shape: tuple[int, ...], device: CudaDevice, caller: Stream | None, given: Any
+) -> tuple[GpuArray, DeviceArray]:
     made_in = None if caller is None else caller.number
+    memory = GpuMemory(device.index, math.prod(shape), stream=made_in, owner=given)
+    target = GpuArray(address=memory.address, shape=shape, read_only=False, owner=memory)
     return target, DeviceArray(memory.address, shape, index=device.index, owner=memory, stream=made_in)
 
 

@@ -121,10 +121,10 @@ class Translator:
                 in parts of ``max_batch``.
             out: An array for the results, where the input is an array; on the GPU, where that is.
             stream: For pictures on a GPU: the CUDA stream in which they are made and results are used, as
-                an int or an object of PyTorch, CuPy, pycuda or cuda.core. With TensorRT, run() then returns
-                at once, and later work in that stream finds the results; it waits only for a size that
-                is new, for seeds, for a style other than in the call before, or between parts of
-                more styles than ``max_batch``. ONNX Runtime waits for the
+                an int or an object of PyTorch, CuPy, pycuda or cuda.core; it must live as long as the
+                result. With TensorRT, run() then returns at once, and later work in that stream finds the
+                results; it waits only for a size that is new, for seeds, for a style other than in the
+                call before, or between parts of more styles than ``max_batch``. ONNX Runtime waits for the
                 stream before it begins, and returns when it is done. Without a stream, both wait for the
                 array's own one (or the default stream), and return when results are there.
 
