@@ -116,7 +116,7 @@ def test_results_in_a_stream_are_right_though_the_styles_change_in_between(tenso
 @pytest.mark.parametrize("on_gpu", [False, True])
 def test_codes_in_use_are_not_dropped_where_memory_is_short(tensorrt, library, gpu, expected, on_gpu):
     given = library.array(pixels(2)) if on_gpu else pixels(2)
-    style = STYLE.with_references(tensorrt._settled(tensorrt._backend, STYLE).reference)
+    style = STYLE.with_references(tensorrt._batches.settled(tensorrt._backend, STYLE).reference)
     with tensorrt.clone() as other:  # finds the call that allocates for the generator, after the encoder ran
         other.run(pixels(1))
         at = len(gpu.cuda.log)
