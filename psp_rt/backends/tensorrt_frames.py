@@ -25,7 +25,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 
 from ..cuda import OutOfMemory
@@ -125,7 +125,8 @@ class FrameLane:
 
     def settle(self) -> None:
         """Wait for the frame, whose result nobody wants; also where this thread records a graph."""
-        with self._device.current(), self._device.in_any_capture():
+        # Where the GPU has failed, its first error is on the way already, and must not give way to this one.
+        with suppress(BackendError), self._device.current(), self._device.in_any_capture():
             self._lane.settle()
 
     def close(self) -> None:
