@@ -79,6 +79,11 @@ class CudaDevice:
         """Return whether a context is the primary one."""
         return int(context) == int(self._context)
 
+    def has_memory_pool(self) -> bool:
+        """Return whether memory can be taken and freed in the order of a stream's work."""
+        attribute = self.driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED
+        return bool(self.call("cuDeviceGetAttribute", attribute, self._device))
+
     @contextmanager
     def in_any_capture(self) -> Iterator[None]:
         """Let calls work meanwhile also where this thread records a graph.

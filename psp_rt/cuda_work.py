@@ -29,6 +29,11 @@ class Stream:
         self.handle = handle
 
     @property
+    def device(self) -> CudaDevice:
+        """Return the GPU that it is on."""
+        return self._device
+
+    @property
     def number(self) -> int:
         """Return the handle as TensorRT takes it."""
         return int(self.handle)
@@ -48,6 +53,14 @@ class Stream:
     def clear(self, address: int, size: int) -> None:
         """Enqueue the filling of the GPU's memory with zeros."""
         self._device.call("cuMemsetD8Async", address, 0, size, self.handle)
+
+    def new_memory(self, size: int) -> int:
+        """Return the address of memory of the device's pool, which is there for the work from now on."""
+        return int(self._device.call("cuMemAllocAsync", size, self.handle))
+
+    def free_memory(self, address: int) -> None:
+        """Enqueue the freeing of memory of the device's pool."""
+        self._device.call("cuMemFreeAsync", address, self.handle)
 
     def wait(self, event: Event) -> None:
         """Let what is enqueued from now on wait for the event as it is recorded now; nothing waits here."""

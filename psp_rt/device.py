@@ -13,11 +13,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import DeviceError
+from .errors import DeviceError, InputError
 
 INSTALL_CPU = "pip install 'psp_rt[cpu]'"
 INSTALL_CUDA = "pip uninstall -y onnxruntime && pip install --force-reinstall 'psp_rt[cuda]'"
 CUDA_PROVIDER = "CUDAExecutionProvider"
+MOST_THREADS = 1024  # a runtime starts them all at once, and hangs at a million
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,14 @@ def onnxruntime_providers() -> tuple[str, ...] | None:
     if not hasattr(onnxruntime, "get_available_providers"):  # what is left after removing one of two packages
         return None
     return tuple(onnxruntime.get_available_providers())
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of threads that is none, or that a runtime would hang on."""
+    if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS):
+        raise InputError(
+            f"threads is {threads!r}; expected 1 to {MOST_THREADS}, or None for one on each physical core"
+        )
 
 
 def default_threads() -> int:

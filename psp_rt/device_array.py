@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,48 +13,17 @@ from . import dlpack
 from .cuda import CudaDevice
 from .cuda_work import Event, Resources, Stream
 from .errors import InputError
+from .gpu_memory import GpuMemory
 from .images import Pixels
 from .stream_forms import LEGACY_DEFAULT, stream_number
-
-
-class GpuMemory:
-    """Some bytes on a GPU and the point after which they hold their result; freed with their last user.
-
-    ``cuMemFree`` waits for the GPU. So nothing that a consumer has begun loses its memory, but a loop
-    is faster with ``out=``.
-    """
-
-    def __init__(self, index: int, size: int) -> None:
-        """Take the memory.
-
-        Raises:
-            BackendError: There is too little.
-        """
-        self.device = CudaDevice(index)
-        self._made = Resources(self.device)
-        with self.device.current(), self._made as made:
-            self.address = made.device_memory(size)
-            self.ready: Event = made.event()
-
-    def __del__(self) -> None:
-        """Free it, after the work that fills it."""
-        if sys.is_finalizing():
-            return
-        with suppress(Exception):  # it may not have come into being; a GPU that failed frees nothing
-            try:
-                with self.device.current(), self.device.in_any_capture():
-                    with suppress(Exception):
-                        self.ready.synchronize()
-                    self._made.close()
-            finally:
-                self.device.close()
 
 
 class DeviceArray:
     """A uint8 array in the memory of a GPU, such as :meth:`Translator.run` gives for an array there.
 
     PyTorch (``torch.from_dlpack``), CuPy (``cupy.from_dlpack``), Numba and others take it without a copy. It
-    and they share the memory, which is freed when the last of them is gone. It has not run on a GPU yet.
+    and they share the memory, which is freed when the last of them is gone; that of a result with ``stream``
+    in the order of that stream's work. It has not run on a GPU yet.
 
     Example:
         >>> picture = translator.run(frame_on_gpu)
@@ -125,6 +93,7 @@ class DeviceArray:
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """Return version 3 of Numba's protocol; its ``stream`` is the one to wait for."""
+        self._lend(None)
         return {
             "shape": self.shape,
             "typestr": "|u1",
@@ -148,7 +117,9 @@ class DeviceArray:
         """Return a capsule; ``stream``, the consumer's, goes on once the content is there."""
         if copy or (dl_device is not None and tuple(dl_device) != self.__dlpack_device__()):
             raise BufferError("a DeviceArray is lent where it is; for a copy on the host use to_host()")
-        if stream != -1:
+        if stream == -1:
+            self._lend(None)
+        else:
             self._let_wait(LEGACY_DEFAULT if stream is None else stream_number(stream))
         versioned = max_version is not None and max_version[0] >= 1
         return dlpack.lend(
@@ -170,7 +141,12 @@ class DeviceArray:
         with _visiting(self._index):
             return self._owner.ready.passed()
 
+    def _lend(self, consumer: int | None) -> None:
+        if isinstance(self._owner, GpuMemory):
+            self._owner.lend(consumer)
+
     def _let_wait(self, consumer: int) -> None:
+        self._lend(consumer)
         if self._stream in (None, consumer):
             return
         with _visiting(self._index) as (device, made):

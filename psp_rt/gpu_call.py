@@ -10,9 +10,10 @@ from typing import Any
 
 from .cuda import CudaDevice
 from .cuda_work import Stream
-from .device_array import DeviceArray, GpuMemory
+from .device_array import DeviceArray
 from .errors import InputError
 from .foreign_arrays import GpuArray, borrow, foreign_stream, is_device_array
+from .gpu_memory import GpuMemory
 from .manifest import InputSpec, Manifest
 from .stream_forms import LEGACY_DEFAULT, stream_number
 from .style import Codes
@@ -33,13 +34,12 @@ class GpuRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What one run translates: N images to K styles, from one address to another."""
+    """What one run translates: N images, to all K styles, from one address to another."""
 
+    first: int  # of the images
     images: int
     source: int
     target: int
-    reference: Codes
-    weights: Codes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class GpuCall:
         styles = (len(request.reference),) if request.several else ()
         shape = (*(() if single else (count,)), *styles, manifest.output.height, manifest.output.width, 3)
         if request.out is None:
-            target, returned = _new(shape, device, caller)
+            target, returned = _new(shape, device, caller, request.stream)
         else:
             _check_kind(request.out, shape, device)
             target, returned = take(request.out, "out"), request.out
@@ -91,30 +91,23 @@ class GpuCall:
         if isinstance(self.target.owner, GpuMemory):
             self.target.owner.ready.record(stream)
 
-    def parts(self, *, most_images: int, most_pictures: int) -> Iterator[Part]:
-        """Yield what to run one after the other.
+    def parts(self, most_images: int) -> Iterator[Part]:
+        """Yield what to run one after the other, at most so many images at once."""
+        for at in range(0, self.count, most_images):
+            images = min(most_images, self.count - at)
+            yield Part(first=at, images=images, source=self.source_at(at), target=self.target_at(at, 0))
 
-        Args:
-            most_images: That the encoder takes at once.
-            most_pictures: That the generator makes at once.
-        """
-        spec, output, request = self.manifest.input, self.manifest.output, self.request
+    def source_at(self, image: int) -> int:
+        """Return the address of an image."""
+        spec = self.manifest.input
         assert spec is not None
-        image_bytes = spec.height * spec.width * spec.channels
-        picture_bytes = output.height * output.width * 3
-        all_styles = len(request.reference)
-        pictures = min(request.max_batch, most_pictures)
-        styles = min(all_styles, pictures)
-        images = min(request.max_batch, most_images, max(1, pictures // all_styles))
-        for image in range(0, self.count, images):
-            for style in range(0, all_styles, styles):
-                yield Part(
-                    images=min(images, self.count - image),
-                    source=self.source.address + image * image_bytes,
-                    target=self.target.address + (image * all_styles + style) * picture_bytes,
-                    reference=request.reference[style : style + styles],
-                    weights=request.weights[style : style + styles],
-                )
+        return self.source.address + image * spec.height * spec.width * spec.channels
+
+    def target_at(self, image: int, style: int) -> int:
+        """Return the address for the picture of an image in one of the styles."""
+        output = self.manifest.output
+        picture = image * len(self.request.reference) + style
+        return self.target.address + picture * output.height * output.width * 3
 
 
 def callers_stream(request: GpuRequest, device: CudaDevice) -> Stream | None:
@@ -133,10 +126,12 @@ def callers_stream(request: GpuRequest, device: CudaDevice) -> Stream | None:
     return stream
 
 
-def _new(shape: tuple[int, ...], device: CudaDevice, caller: Stream | None) -> tuple[GpuArray, DeviceArray]:
-    memory = GpuMemory(device.index, math.prod(shape))
-    target = GpuArray(address=memory.address, shape=shape, read_only=False, owner=memory)
+def _new(
+    shape: tuple[int, ...], device: CudaDevice, caller: Stream | None, given: Any
+) -> tuple[GpuArray, DeviceArray]:
     made_in = None if caller is None else caller.number
+    memory = GpuMemory(device.index, math.prod(shape), stream=made_in, owner=given)
+    target = GpuArray(address=memory.address, shape=shape, read_only=False, owner=memory)
     return target, DeviceArray(memory.address, shape, index=device.index, owner=memory, stream=made_in)
 
 

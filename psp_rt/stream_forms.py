@@ -7,6 +7,7 @@ from typing import Any
 from .errors import InputError
 
 LEGACY_DEFAULT = 1  # CU_STREAM_LEGACY, cuda.h: the default stream of code that asks for no other
+PER_THREAD_DEFAULT = 2  # CU_STREAM_PER_THREAD: of code that is built for default streams of each thread
 
 
 def stream_number(stream: Any) -> int:

@@ -5,34 +5,54 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 Frame = TypeVar("Frame")
 Result = TypeVar("Result")
 
 
-def in_order(work: Callable[[Frame], Result], frames: Iterable[Frame], *, in_flight: int) -> Iterator[Result]:
-    """Do ``work`` on each frame in a thread beside the caller's, and yield the results in order.
+@dataclass(frozen=True, kw_only=True)
+class AtWork(Generic[Result]):
+    """Work that has begun. One of the two is called, once."""
+
+    finish: Callable[[], Result]  # waits for the result
+    abandon: Callable[[], None]  # lets go of it, where nobody wants the result
+
+
+def finished(result: Result) -> AtWork[Result]:
+    """Return work that is over."""
+    return AtWork(finish=lambda: result, abandon=lambda: None)
+
+
+def in_order(
+    start: Callable[[Frame], AtWork[Result]], frames: Iterable[Frame], *, in_flight: int
+) -> Iterator[Result]:
+    """Start work on each frame in a thread beside the caller's, and yield the results in order.
+
+    The results are waited for in the caller's thread, so that the next frame's work is started meanwhile.
 
     An error, of a frame or of ``frames`` itself, is raised in its place. A consumer that stops early
-    waits for the frame at work; those after it are not begun.
+    waits for the frames at work; those after them are not begun.
     """
-    pending: deque[Future[Result]] = deque()
+    pending: deque[Future[AtWork[Result]]] = deque()
     worker = ThreadPoolExecutor(1, thread_name_prefix="psp_rt-stream")
     try:
-        for start in _starts(work, frames, worker):
-            pending.append(start)
+        for begun in _starts(start, frames, worker):
+            pending.append(begun)
             if len(pending) >= in_flight:  # after starting: waiting first would delay a camera by a frame
-                yield pending.popleft().result()
+                yield pending.popleft().result().finish()
         while pending:
-            yield pending.popleft().result()
+            yield pending.popleft().result().finish()
     finally:
         worker.shutdown(wait=True, cancel_futures=True)
+        for begun in pending:
+            _abandon(begun)
 
 
 def _starts(
-    work: Callable[[Frame], Result], frames: Iterable[Frame], worker: ThreadPoolExecutor
-) -> Iterator[Future[Result]]:
+    start: Callable[[Frame], AtWork[Result]], frames: Iterable[Frame], worker: ThreadPoolExecutor
+) -> Iterator[Future[AtWork[Result]]]:
     """Start the work on each frame; an error of ``frames`` takes the place of its next frame."""
     source = iter(frames)
     while True:
@@ -41,8 +61,14 @@ def _starts(
         except StopIteration:
             return
         except Exception as error:
-            failed: Future[Result] = Future()
+            failed: Future[AtWork[Result]] = Future()
             failed.set_exception(error)
             yield failed
             return
-        yield worker.submit(work, frame)
+        yield worker.submit(start, frame)
+
+
+def _abandon(begun: Future[AtWork[Result]]) -> None:
+    """Let go of work that was begun, if it was, and has not failed."""
+    if not begun.cancelled() and begun.exception() is None:
+        begun.result().abandon()

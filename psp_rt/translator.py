@@ -6,30 +6,26 @@ import copy
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .backends import Backend, open_backend
 from .choice import Machine, choose
+from .device import check_threads
 from .engine_file import EngineFile
 from .errors import InputError, PspError
 from .foreign_arrays import is_device_array
-from .gpu_call import GpuRequest
 from .images import COLORS, Pixels
 from .manifest import InputSpec, Manifest
 from .picture_forms import read_pictures, to_array
-from .streaming import in_order
-from .style import Codes, StyleMix, check_codes, check_seed
-
-Scalar = TypeVar("Scalar", bound=np.generic)
-
-MOST_THREADS = 1024  # a runtime starts them all at once, and hangs at a million
+from .streaming import AtWork, finished, in_order
+from .style import Codes, StyleMix, check_seed
+from .styled_batches import StyledBatches
 
 log = logging.getLogger("psp_rt")
 
@@ -42,9 +38,8 @@ class Translator:
         >>> face.size
         (64, 64)
 
-    Calls from several threads take turns; :meth:`clone` gives a translator that runs beside this one.
-    Every result belongs to the caller. N is the batch, K the number of styles, L ``num_styles`` and
-    D ``style_dim`` of the manifest.
+    Calls from several threads take turns; a :meth:`clone` runs beside this one. Results belong to the caller.
+    N is the batch, K the number of styles, L ``num_styles`` and D ``style_dim`` of the manifest.
     """
 
     def __init__(
@@ -57,6 +52,7 @@ class Translator:
         color: str = "bgr",
         threads: int | None = None,
         max_batch: int = 4,
+        onnx_cuda_graphs: bool = False,
     ) -> None:
         """Load an engine.
 
@@ -72,21 +68,28 @@ class Translator:
             threads: On the CPU; by default one for each physical core.
             max_batch: A larger batch goes through the graphs in parts of this size, which bounds the
                 memory: the generator's activations are its bulk, and grow with the batch.
+            onnx_cuda_graphs: Let ONNX Runtime on CUDA record and replay CUDA graphs, which saves launches.
+                Clones then take turns; and during the first run of a batch size, which records it, other
+                threads cannot allocate on the GPU. Not yet run on a GPU, so off unless asked for.
 
         Raises:
             FormatError: The file is not a usable engine.
             DeviceError: The device, backend or precision cannot be had.
             BackendError: TensorRT refuses a plan, or the GPU has too little memory.
         """
-        _check_settings(color, threads, max_batch)
-        self._color, self._max_batch = color, max_batch
-        self._turn = threading.Lock()
+        if color not in COLORS:
+            raise InputError(f"color is {color!r}; expected 'bgr' (OpenCV) or 'rgb'")
+        check_threads(threads)
+        self._color, self._turn = color, threading.Lock()
         with EngineFile.open(path, needs_graphs=False) as engine:
+            self.manifest: Manifest = engine.manifest
+            self._batches = StyledBatches(manifest=engine.manifest, max_batch=max_batch)
             choice = choose(Machine(), device=device, backend=backend, precision=precision, engine=engine)
             if not choice.plan:
                 engine.check_has_graphs(choice.reason)
-            self.manifest: Manifest = engine.manifest
-            self._backend: Backend | None = open_backend(engine, choice, threads=threads)
+            self._backend: Backend | None = open_backend(
+                engine, choice, threads=threads, onnx_cuda_graphs=onnx_cuda_graphs
+            )
         self.device: str = self._backend.device
         self.backend: str = self._backend.name
         self.precision: str = self._backend.precision
@@ -110,16 +113,16 @@ class Translator:
             images: A path, a PIL image, uint8 [H, W, 3], [H, W] or [N, H, W, 3], or a list of such; all
                 forms are in :mod:`psp_rt.picture_forms`. A picture of another size or shape is resized
                 to the model's input; faces should be cut and aligned as in training.
-            style: Mixes other styles in. With K references each picture gives K results; it is
-                encoded once, the seeds are mapped once, and all results are generated as one batch.
-                (On a GPU it is encoded again for every ``max_batch`` styles.)
+            style: Mixes other styles in. With K references each picture gives K results: it is encoded once,
+                seeds are mapped once, and all are generated as one batch or in parts of ``max_batch``.
             out: An array for the results, where the input is an array; on the GPU, where that is.
             stream: For pictures on a GPU: the CUDA stream in which they are made and results are used, as
-                an int or an object of PyTorch, CuPy, pycuda or cuda.core. With TensorRT, run() then returns
-                at once, and later work in that stream finds the results; it waits only for a size that
-                is new, for seeds, or for a style other than in the call before. ONNX Runtime waits for the
-                stream before it begins, and returns when it is done. Without a stream, both wait for the
-                array's own one (or the default stream), and return when results are there.
+                an int or an object of PyTorch, CuPy, pycuda or cuda.core; it must live as long as these.
+                With TensorRT, run() then returns at once, and later work in that stream finds the results;
+                it waits only for a new size, for seeds, for another style than in the call before, or
+                between parts of more styles than ``max_batch``. ONNX Runtime waits for the stream, and
+                returns when it is done. Without a stream, both wait for the array's own one (or the
+                default stream), and return when results are there.
 
         Returns:
             The results in the form of the input: see :mod:`psp_rt.picture_forms`.
@@ -133,14 +136,14 @@ class Translator:
             raise InputError("stream= goes with pictures on a GPU; leave it out for all others")
         pictures = read_pictures(images, self._input_spec("run"), color=self._color)
         with self._taking_turns() as backend:
-            results = self._translate(backend, pictures.pixels, self._settled(backend, style))
+            results = self._batches.translate(backend, pictures.pixels, style)
         return pictures.restore(results, out)
 
     def encode(self, images: Any) -> Codes:
         """Return the codes of one picture [L, D], or of a batch or list [N, L, D]."""
         pictures = read_pictures(images, self._input_spec("encode"), color=self._color)
         with self._taking_turns() as backend:
-            codes = self._in_parts(self._max_batch, backend.encode, pictures.pixels)
+            codes = self._batches.encode(backend, pictures.pixels)
         return codes[0] if pictures.container == "one" else codes
 
     def generate(
@@ -157,20 +160,14 @@ class Translator:
             uint8 [H, W, 3] or [N, H, W, 3]; with K styles [K, H, W, 3] or [N, K, H, W, 3]; in the channel
             order that `color` says.
         """
-        rows = (self.manifest.num_styles, self.manifest.style_dim)
-        given = check_codes(codes, "the code")
-        if given.ndim < 2 or given.shape[-2:] != rows:
-            raise InputError(
-                f"codes must be {list(rows)} or [N, {rows[0]}, {rows[1]}], got {list(given.shape)}"
-            )
         with self._taking_turns() as backend:
-            results = self._generate(backend, given.reshape(-1, *rows), self._settled(backend, style))
-        return to_array(results[0] if given.ndim == 2 else results, self._color, out)
+            results = self._batches.generate(backend, codes, style)
+        return to_array(results, self._color, out)
 
     def sample(self, seed: int) -> Codes:
         """Return the code [L, D] of a random style; the same seed always gives the same."""
         with self._taking_turns() as backend:
-            style = self._map_seeds(backend, [check_seed(seed)])
+            style = self._batches.map_seeds(backend, [check_seed(seed)])
         return np.repeat(style, self.manifest.num_styles, axis=0)
 
     def stream(
@@ -180,8 +177,9 @@ class Translator:
 
         Args:
             frames: Pictures or batches, for example from a camera; taken as they are needed.
-            in_flight: Frames at work at once. 1 adds no delay: right for a camera. 2 reads the next
-                frame during the work on this one: right for a file. More only adds delay.
+            in_flight: Frames at work at once. 1 adds no delay: right for a camera. 2 reads and resizes
+                the next frame during the work on this one, and TensorRT copies it to the GPU, and the
+                result before it from there, meanwhile: right for a file. More only adds delay.
             style: As for :meth:`run`; its seeds are mapped once for the whole stream.
 
         A frame's error is raised in its place, after the results before it.
@@ -190,8 +188,10 @@ class Translator:
         if not isinstance(in_flight, int) or in_flight < 1:
             raise InputError(f"in_flight is {in_flight!r}; expected 1 or more")
         with self._taking_turns() as backend:
-            settled = self._settled(backend, style)
-        return in_order(lambda frame: self.run(frame, style=settled), frames, in_flight=in_flight)
+            settled = self._batches.settled(backend, style)
+        if in_flight == 1:
+            return in_order(lambda frame: finished(self.run(frame, style=settled)), frames, in_flight=1)
+        return in_order(partial(self._begin, style=settled), frames, in_flight=in_flight)
 
     def clone(self) -> Translator:
         """Return a translator for another thread, on the same weights; closing one leaves the other."""
@@ -211,9 +211,7 @@ class Translator:
     def __enter__(self) -> Translator:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @contextmanager
@@ -230,30 +228,6 @@ class Translator:
             )
         return self.manifest.input
 
-    def _map_seeds(self, backend: Backend, seeds: Sequence[int]) -> Codes:
-        """Return the styles w [N, D] of seeds."""
-        size = self.manifest.style_dim
-        z = [np.random.default_rng(seed).standard_normal(size, dtype=np.float32) for seed in seeds]
-        return backend.map(np.stack(z))
-
-    def _settled(self, backend: Backend, style: StyleMix | None) -> StyleMix | None:
-        """Return a style that fits this model, its seeds mapped."""
-        if style is None:
-            return None
-        if not isinstance(style, StyleMix):
-            raise InputError(f"style is {style!r:.60}; expected a StyleMix, such as StyleMix.random([1, 2])")
-        style.weights(self.manifest.num_styles)  # layers beyond the model are refused before any work
-        rows = (self.manifest.num_styles, self.manifest.style_dim)
-        return style.with_references(style.references(*rows, lambda seeds: self._map_seeds(backend, seeds)))
-
-    def _mix(self, backend: Backend, style: StyleMix | None) -> tuple[Codes, Codes]:
-        """Return the references [K, L, D] of a style, and the weights [K, L]; without one, K is 1."""
-        rows = (self.manifest.num_styles, self.manifest.style_dim)
-        if style is None:
-            return np.zeros((1, *rows), np.float32), np.zeros((1, rows[0]), np.float32)
-        references = style.references(*rows, lambda seeds: self._map_seeds(backend, seeds))
-        return references, np.tile(style.weights(rows[0]), (len(references), 1))
-
     def _run_on_gpu(self, images: Any, style: StyleMix | None, out: Any, stream: Any) -> Any:
         self._input_spec("run")
         if self._color != "rgb":
@@ -262,59 +236,15 @@ class Translator:
                 f"color={self._color!r}, whose order is not swapped there; open it with color='rgb'"
             )
         with self._taking_turns() as backend:
-            reference, weights = self._mix(backend, self._settled(backend, style))
-            request = GpuRequest(
-                images=images,
-                out=out,
-                stream=stream,
-                reference=reference,
-                weights=weights,
-                several=_several(style),
-                max_batch=self._max_batch,
-            )
-            return backend.translate_on_gpu(request)
+            return self._batches.translate_on_gpu(backend, images, style, out=out, stream=stream)
 
-    def _translate(self, backend: Backend, pixels: Pixels, style: StyleMix | None) -> Pixels:
-        """Return pictures [N, H, W, 3], or [N, K, H, W, 3] for several styles, of images [N, H, W, C]."""
-        reference, weights = self._mix(backend, style)
-        images_at_once = self._max_batch // len(reference)
-        if not images_at_once:  # one encoding serves several parts of the styles
-            return self._generate(backend, self._in_parts(self._max_batch, backend.encode, pixels), style)
-        translate = partial(backend.translate, reference=reference, weights=weights)
-        results = self._in_parts(images_at_once, translate, pixels)
-        return results.reshape(-1, len(reference), *results.shape[1:]) if _several(style) else results
-
-    def _generate(self, backend: Backend, codes: Codes, style: StyleMix | None) -> Pixels:
-        """Return pictures [N, H, W, 3], or [N, K, H, W, 3] for several styles, of codes [N, L, D]."""
-        reference, weights = self._mix(backend, style)
-        results = self._in_parts(
-            self._max_batch,
-            backend.generate,
-            np.repeat(codes, len(reference), axis=0),
-            np.tile(reference, (len(codes), 1, 1)),
-            np.tile(weights, (len(codes), 1)),
-        )
-        return results.reshape(-1, len(reference), *results.shape[1:]) if _several(style) else results
-
-    def _in_parts(
-        self, most: int, graph: Callable[..., npt.NDArray[Scalar]], *inputs: npt.NDArray[Any]
-    ) -> npt.NDArray[Scalar]:
-        """Run a graph on a batch, in parts of at most ``most``."""
-        starts = range(0, len(inputs[0]), most)
-        parts = [graph(*(np.ascontiguousarray(part[at : at + most]) for part in inputs)) for at in starts]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _several(style: StyleMix | None) -> bool:
-    return style is not None and style.several
-
-
-def _check_settings(color: str, threads: int | None, max_batch: int) -> None:
-    if color not in COLORS:
-        raise InputError(f"color is {color!r}; expected 'bgr' (OpenCV) or 'rgb'")
-    if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS):
-        raise InputError(
-            f"threads is {threads!r}; expected 1 to {MOST_THREADS}, or None for one on each physical core"
-        )
-    if not isinstance(max_batch, int) or max_batch < 1:
-        raise InputError(f"max_batch is {max_batch!r}; expected 1 or more")
+    def _begin(self, frame: Any, style: StyleMix | None) -> AtWork[Any]:
+        """Begin the work on a frame of a stream beside others; where that cannot be, do it."""
+        if is_device_array(frame):
+            return finished(self.run(frame, style=style))
+        pictures = read_pictures(frame, self._input_spec("stream"), color=self._color)
+        with self._taking_turns() as backend:
+            begun = self._batches.begin(backend, pictures.pixels, style)
+            if begun is None:
+                return finished(pictures.restore(self._batches.translate(backend, pictures.pixels, style)))
+        return AtWork(finish=lambda: pictures.restore(begun.finish()), abandon=begun.abandon)

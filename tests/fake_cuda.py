@@ -35,6 +35,7 @@ class FakeCuda:
     CUstreamCaptureMode = SimpleNamespace(
         CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1, CU_STREAM_CAPTURE_MODE_RELAXED=2
     )
+    CUdevice_attribute = SimpleNamespace(CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED=115)
     CUpointer_attribute = SimpleNamespace(
         CU_POINTER_ATTRIBUTE_CONTEXT=1, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL=9
     )
@@ -45,9 +46,14 @@ class FakeCuda:
         self.released: list[str] = []
         self.calls: Counter[str] = Counter()
         self.log: list[str] = []
+        self.trace: list[tuple[Any, ...]] = []  # the same, with arguments
         self.failures: dict[int, int] = {}  # by the number of a call: its status
         self.refusals: dict[str, int] = {}  # by the name of a call: the status of its next one
         self.free_bytes = 1 << 40
+        self.pools = True
+        self._pooled: set[int] = set()  # memory of the pool
+        self._unborn: set[int] = set()  # of it, what its stream has not come to yet
+        self._doomed: set[int] = set()  # of it, what its stream will free
         self.dead = 0  # a status that every call gives from now on
         self._content: dict[int, Any] = {}
         self._capturing: dict[int, int] = {}  # streams, and the threads that record them
@@ -68,6 +74,7 @@ class FakeCuda:
             with self._lock:
                 self.calls[name] += 1
                 self.log.append(name)
+                self.trace.append((name, *arguments))
                 status = self.failures.pop(len(self.log) - 1, 0) or self.refusals.pop(name, 0)
                 status = status or self.dead
                 if not status and not self._stack and name not in CONTEXT_FREE:
@@ -91,6 +98,10 @@ class FakeCuda:
 
     def _cuDeviceGet(self, index: int) -> Any:
         return index if index < self.gpus else (101, None)
+
+    def _cuDeviceGetAttribute(self, attribute: int, device: int) -> int:
+        assert attribute == 115
+        return int(self.pools)
 
     def _cuDevicePrimaryCtxRetain(self, device: int) -> int:
         self.retained += 1
@@ -134,7 +145,7 @@ class FakeCuda:
         return before
 
     def _cuPointerGetAttribute(self, attribute: int, address: int) -> Any:
-        if not self.holds(address, 1):
+        if not self.holds(address, 1) or address in self._doomed:
             return BAD_VALUE, None
         index, context = self.placed.get(address, (0, PRIMARY))
         return context if attribute == 1 else index
@@ -142,7 +153,27 @@ class FakeCuda:
     def _cuMemFree(self, address: int) -> Any:
         if self._forbidden():
             return (CAPTURING,)
+        if address in self._doomed:
+            return (BAD_HANDLE,)
         return self._release(address, "device memory")
+
+    def _cuMemAllocAsync(self, size: int, stream: int) -> Any:
+        if not self.pools or self.capturing(stream):
+            return BAD_VALUE, None
+        status, *address = (
+            made if isinstance(made := self._memory("device memory", size), tuple) else (0, made)
+        )
+        if not status:
+            self._pooled.add(address[0])
+            self._unborn.add(address[0])
+            self.enqueue(stream, lambda: self._unborn.discard(address[0]) or 0)
+        return status, address[0]
+
+    def _cuMemFreeAsync(self, address: int, stream: int) -> Any:
+        if address not in self._pooled or address in self._doomed or self._stream(stream) is None:
+            return (BAD_HANDLE,)
+        self._doomed.add(address)
+        return self.enqueue(stream, lambda: self._release(address, "device memory")[0])
 
     def _cuMemFreeHost(self, address: int) -> Any:
         return self._release(address, "pinned memory")
@@ -160,7 +191,10 @@ class FakeCuda:
     def holds(self, address: int, size: int, kind: str = "device memory") -> bool:
         """Say whether memory of a kind is live there."""
         return any(
-            self.live.get(at) == kind and at <= address and address + size <= at + len(block)
+            at not in self._unborn
+            and self.live.get(at) == kind
+            and at <= address
+            and address + size <= at + len(block)
             for at, block in self._content.items()
             if self.live.get(at, "").endswith("memory")
         )
@@ -320,6 +354,8 @@ class FakeCuda:
         if self.live.get(handle) != kind:
             return (BAD_HANDLE,)
         self.released.append(kind)
+        for kinds in (self._pooled, self._unborn, self._doomed):
+            kinds.discard(handle)
         self._capturing.pop(handle, None)
         del self.live[handle], self._content[handle]
         return (0,)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from psp_rt import dlpack
-from tests.fake_cuda import PRIMARY, FakeCuda
+from tests.fake_cuda import LEGACY_STREAM, PRIMARY, FakeCuda
 
 
 class Library:
@@ -61,6 +61,7 @@ class Library:
         self._capsule = None
         if not self.cuda.dead:
             self.synchronize()
+            self._call("cuStreamSynchronize", LEGACY_STREAM)
         for address in self._memory:
             self._call("cuMemFree", address)
         self._call("cuStreamDestroy", self.stream)

@@ -48,6 +48,9 @@ def test_the_constants_are_the_drivers():
     assert int(driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY) == 2
     assert int(driver.CUresult.CUDA_ERROR_NOT_READY) == 600
     assert driver.CU_STREAM_LEGACY == 1
+    assert driver.CU_STREAM_PER_THREAD == 2
+    attribute = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED
+    assert int(attribute) == FakeCuda.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED
     attributes = driver.CUpointer_attribute
     assert hasattr(attributes, "CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL")
     assert hasattr(attributes, "CU_POINTER_ATTRIBUTE_CONTEXT")

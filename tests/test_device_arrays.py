@@ -13,7 +13,7 @@ import pytest
 from psp_rt import BackendError, DeviceArray, InputError, PspError, StyleMix, Translator
 from psp_rt.cuda import CudaDevice
 from psp_rt.cuda_work import Resources, Stream
-from psp_rt.device_array import GpuMemory
+from psp_rt.gpu_memory import GpuMemory
 from tests import fake_gpu, tiny_engine
 from tests.fake_cuda import ILLEGAL_ADDRESS, LEGACY_STREAM, NO_MEMORY, OTHER_CONTEXT, RELEASES
 from tests.fake_library import DlpackArray, InterfaceArray, Library, OldDlpackArray
@@ -22,9 +22,11 @@ from tests.tiny_engine import HEIGHT, OUT_HEIGHT, OUT_WIDTH, WIDTH, D, L
 KINDS = [DlpackArray, OldDlpackArray, InterfaceArray]
 
 
-@pytest.fixture
-def gpu(monkeypatch):
-    return fake_gpu.install(monkeypatch)
+@pytest.fixture(params=[True, False], ids=["with a pool", "without a pool"])
+def gpu(monkeypatch, request):
+    installed = fake_gpu.install(monkeypatch)
+    installed.cuda.pools = request.param
+    return installed
 
 
 @pytest.fixture
@@ -500,6 +502,7 @@ def test_wherever_the_driver_fails_it_is_an_error_and_nothing_is_left(gpu, libra
                 error = str(found)
             calls = gpu.cuda.log[start:]
         del result
+        gc.collect()  # what is dropped is freed in the order of the stream
         library.synchronize()
         return calls, error
 

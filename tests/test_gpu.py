@@ -40,13 +40,16 @@ def path(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module", params=["tensorrt", "onnxruntime"])
+@pytest.fixture(scope="module", params=["tensorrt", "onnxruntime", "onnxruntime with graphs"])
 def translator(request, path):
-    if request.param == "tensorrt":
+    backend, _, graphs = request.param.partition(" ")
+    if backend == "tensorrt":
         pytest.importorskip("tensorrt", reason="needs TensorRT: pip install 'psp_rt[tensorrt]'")
     elif CUDA_PROVIDER not in (onnxruntime_providers() or ()):
         pytest.skip("needs ONNX Runtime with CUDA: pip install 'psp_rt[cuda]'")
-    with Translator(path, device="cuda", backend=request.param, color="rgb") as opened:
+    with Translator(
+        path, device="cuda", backend=backend, color="rgb", onnx_cuda_graphs=bool(graphs)
+    ) as opened:
         yield opened
 
 
@@ -78,6 +81,19 @@ def test_one_captured_graph_gives_the_same_as_three_calls(translator):
     style = StyleMix.random([1, 2, 3], layers="2-")
     together = translator.run(pixels(2), style=style)
     np.testing.assert_array_equal(together, translator.generate(translator.encode(pixels(2)), style))
+
+
+def test_more_styles_than_max_batch_are_those_of_parts(translator):
+    style = StyleMix.random(list(range(9)), layers="2-")
+    wanted = translator.generate(translator.encode(pixels(2)), style)
+    np.testing.assert_array_equal(translator.run(pixels(2), style=style), wanted)
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 3])
+def test_every_frame_of_a_stream_gets_its_own_result(translator, in_flight):
+    frames = [pixels(seed=seed) for seed in range(50)]
+    found = list(translator.stream(iter(frames), in_flight=in_flight))
+    np.testing.assert_array_equal(found, [expected(frame) for frame in frames])
 
 
 def test_repeats_are_bit_identical(translator):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from psp_rt import BackendError, DeviceError, EngineFile, FormatError, StyleMix, Translator
-from psp_rt.backends.tensorrt import BATCH_SIZES_KEPT, TensorRtBackend
+from psp_rt.backends.tensorrt import TensorRtBackend
+from psp_rt.backends.tensorrt_recordings import BATCH_SIZES_KEPT
 from psp_rt.build import BuildRequest, build
 from psp_rt.errors import PspError
 from psp_rt.tensorrt_build import BuildOptions

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from psp_rt import BackendError, EngineFile, StyleMix, Translator
-from psp_rt.backends.tensorrt import BATCH_SIZES_KEPT, TensorRtBackend
+from psp_rt.backends.tensorrt import TensorRtBackend
+from psp_rt.backends.tensorrt_recordings import BATCH_SIZES_KEPT
 from psp_rt.errors import PspError
 from tests import fake_gpu, tiny_engine
 from tests.fake_cuda import ILLEGAL_ADDRESS, NO_MEMORY, RELEASES

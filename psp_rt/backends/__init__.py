@@ -10,8 +10,10 @@ from typing import Any, Protocol
 
 from ..choice import Choice
 from ..engine_file import EngineFile
+from ..errors import DeviceError
 from ..gpu_call import GpuRequest
 from ..images import Pixels
+from ..streaming import AtWork
 from ..style import Codes
 
 
@@ -43,6 +45,22 @@ class Backend(Protocol):
             weights: [K, L], how far each row moves.
         """
 
+    def translate_in_parts(self, images: Pixels, reference: Codes, weights: Codes, *, most: int) -> Pixels:
+        """Return the same for more styles than are generated at once; each image is encoded once.
+
+        Args:
+            images: [N, height, width, channels], any number.
+            reference: [K, L, D].
+            weights: [K, L].
+            most: That may be encoded or generated at once.
+        """
+
+    def begin(self, images: Pixels, reference: Codes, weights: Codes) -> AtWork[Pixels] | None:
+        """Begin what `translate` does beside the work begun before; None where that cannot be.
+
+        The result may be waited for in any thread, also during other calls.
+        """
+
     def translate_on_gpu(self, request: GpuRequest) -> Any:
         """Return the result of arrays on the GPU, as :meth:`psp_rt.Translator.run` describes it.
 
@@ -66,17 +84,22 @@ class Backend(Protocol):
         """Let go of everything that no clone uses."""
 
 
-def open_backend(engine: EngineFile, choice: Choice, *, threads: int | None = None) -> Backend:
+def open_backend(
+    engine: EngineFile, choice: Choice, *, threads: int | None = None, onnx_cuda_graphs: bool = False
+) -> Backend:
     """Load an engine as chosen; only the chosen runtime is imported.
 
     Args:
         threads: On the CPU; None for one on each physical core.
+        onnx_cuda_graphs: As :class:`psp_rt.Translator` has it.
 
     Raises:
         FormatError: A graph cannot be loaded, or its inputs or outputs are not the manifest's.
         DeviceError: The runtime does not give the device after all.
         BackendError: TensorRT refuses a plan, or the GPU has too little memory.
     """
+    if onnx_cuda_graphs:
+        _check_cuda_graphs(engine, choice)
     if choice.backend == "openvino":
         from .openvino import OpenVinoBackend
 
@@ -87,4 +110,20 @@ def open_backend(engine: EngineFile, choice: Choice, *, threads: int | None = No
         return TensorRtBackend.open(engine, device=choice.device, target=choice.plan)
     from .onnx_runtime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend.open(engine, device=choice.device, threads=threads)
+    return OnnxRuntimeBackend.open(
+        engine, device=choice.device, threads=threads, cuda_graphs=onnx_cuda_graphs
+    )
+
+
+def _check_cuda_graphs(engine: EngineFile, choice: Choice) -> None:
+    if choice.backend != "onnxruntime" or choice.device == "cpu":
+        raise DeviceError(
+            f"onnx_cuda_graphs needs ONNX Runtime on CUDA, and this is {choice.backend} on {choice.device}; "
+            "leave it out (TensorRT records CUDA graphs by itself), or pass backend='onnxruntime', "
+            "device='cuda'"
+        )
+    if engine.manifest.noise == "random":
+        raise DeviceError(
+            "onnx_cuda_graphs would give the same noise at every run, and this engine has new noise each "
+            "time; leave it out"
+        )

@@ -10,6 +10,8 @@ import numpy as np
 from ..errors import InputError
 from ..gpu_call import GpuRequest
 from ..images import Pixels
+from ..parts import in_parts
+from ..streaming import AtWork
 from ..style import Codes
 
 
@@ -27,6 +29,21 @@ class GraphCalls(ABC):
             np.tile(reference, (len(codes), 1, 1)),
             np.tile(weights, (len(codes), 1)),
         )
+
+    def translate_in_parts(self, images: Pixels, reference: Codes, weights: Codes, *, most: int) -> Pixels:
+        """Return the same, generating at most so many pictures at once; each image is encoded once."""
+        codes = in_parts(most, self.encode, images)
+        return in_parts(
+            most,
+            self.generate,
+            np.repeat(codes, len(reference), axis=0),
+            np.tile(reference, (len(codes), 1, 1)),
+            np.tile(weights, (len(codes), 1)),
+        )
+
+    def begin(self, images: Pixels, reference: Codes, weights: Codes) -> AtWork[Pixels] | None:
+        """Return None: what runs one translation after another begins none beside others."""
+        return None
 
     def translate_on_gpu(self, request: GpuRequest) -> Any:
         """Refuse arrays on a GPU; backends on CUDA take them."""

@@ -1,7 +1,6 @@
 """The graphs on ONNX Runtime, on the CPU or through its CUDA provider.
 
-On CUDA a translation keeps its codes on the GPU (with several styles they pass through the host), and
-pictures on the GPU are read and written where they are.
+On CUDA a translation keeps its codes on the GPU, and pictures on the GPU are read and written where they are.
 
 Weights are mapped from the engine file by ONNX Runtime itself, not handed over as buffers. Measured
 with 377 MB of 3x3 convolutions on the CPU: 0.8 GB resident and loaded in 1.2 s mapped, 1.5 GB and
@@ -28,6 +27,7 @@ from ..onnx_weights import WeightsPointer
 from ..style import Codes
 from .graph_calls import GraphCalls
 from .onnx_binding import BoundGraphs
+from .onnx_graphs import RecordedGraphs
 from .ports import GRAPHS, FoundPort, Port, check_ports, graph_ports
 
 if TYPE_CHECKING:
@@ -42,18 +42,30 @@ class OnnxRuntimeBackend(GraphCalls):
     name = "onnxruntime"
     precision = "fp32"
 
-    def __init__(self, sessions: dict[str, Any], manifest: Manifest, device: str, description: str) -> None:
+    def __init__(
+        self,
+        sessions: dict[str, Any],
+        manifest: Manifest,
+        device: str,
+        description: str,
+        recorded: RecordedGraphs | None = None,
+    ) -> None:
         self._sessions = sessions
         self._manifest = manifest
         self.device = device
         self.description = description
+        self._recorded = recorded
 
     @classmethod
-    def open(cls, engine: EngineFile, *, device: str, threads: int | None = None) -> OnnxRuntimeBackend:
+    def open(
+        cls, engine: EngineFile, *, device: str, threads: int | None = None, cuda_graphs: bool = False
+    ) -> OnnxRuntimeBackend:
         """Load the graphs, all at once: mistakes come now, and the first picture is not a slow one.
 
         Args:
             device: "cpu" or "cuda:N".
+            threads: On the CPU; by default one for each physical core.
+            cuda_graphs: Record encoder and generator as CUDA graphs.
 
         Raises:
             FormatError: A graph cannot be loaded, or its inputs or outputs are not the manifest's.
@@ -65,18 +77,36 @@ class OnnxRuntimeBackend(GraphCalls):
         if device != "cpu" and hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()  # finds CUDA and cuDNN that pip installed
         names = [name for name in GRAPHS if f"{name}.onnx" in engine.names]
-        sessions = {name: _session(engine, name, device, threads) for name in names}
+        sessions = {
+            name: _session(engine, name, device, threads, cuda_graph=cuda_graphs and name != "mapping")
+            for name in names
+        }
         engine.check_unchanged()
         for name, session in sessions.items():
             _check_ports(f"{engine.path}: {name}.onnx", session, *graph_ports(engine.manifest, name))
         where = f"{threads or 'all'} threads" if device == "cpu" else device + _left_on_cpu(sessions.values())
-        return cls(sessions, engine.manifest, device, f"ONNX Runtime {onnxruntime.__version__}, {where}")
+        if device != "cpu":
+            where += f", {'with' if cuda_graphs else 'without'} CUDA graphs"
+        recorded = RecordedGraphs(sessions=sessions, manifest=engine.manifest, device=device)
+        return cls(
+            sessions,
+            engine.manifest,
+            device,
+            f"ONNX Runtime {onnxruntime.__version__}, {where}",
+            recorded if cuda_graphs else None,
+        )
 
     def translate(self, images: Pixels, reference: Codes, weights: Codes) -> Pixels:
         """Return RGB [N * K, height, width, 3], the K styles of an image together."""
         if self.device == "cpu":
             return super().translate(images, reference, weights)
         return self._bound.translate(images, reference, weights)
+
+    def translate_in_parts(self, images: Pixels, reference: Codes, weights: Codes, *, most: int) -> Pixels:
+        """Return the same, generating at most so many styles at once; each image is encoded once."""
+        if self.device == "cpu":
+            return super().translate_in_parts(images, reference, weights, most=most)
+        return self._bound.translate_in_parts(images, reference, weights, most=most)
 
     def translate_on_gpu(self, request: GpuRequest) -> Any:
         """Translate arrays on the GPU, where they are; returns when the result is there."""
@@ -87,23 +117,32 @@ class OnnxRuntimeBackend(GraphCalls):
             caller, own = callers_stream(request, device), made.stream()
             call = GpuCall.open(request, self._manifest, device=device, caller=caller, own=own)
             (caller or own).synchronize()  # ONNX Runtime's own streams know nothing of these
-            for part in call.parts(most_images=request.max_batch, most_pictures=request.max_batch):
-                self._bound.translate_part(part)
+            self._bound.translate_on_gpu(call, request, own)
         return call.returned
 
     def clone(self) -> OnnxRuntimeBackend:
-        """Return a backend on the same sessions."""
-        return OnnxRuntimeBackend(dict(self._sessions), self._manifest, self.device, self.description)
+        """Return a backend on the same sessions; with CUDA graphs the two take turns."""
+        recorded = self._recorded and self._recorded.share()
+        return OnnxRuntimeBackend(
+            dict(self._sessions), self._manifest, self.device, self.description, recorded
+        )
 
     def close(self) -> None:
         """Let go of the sessions; they end with the last clone."""
         self._sessions = {}
+        if self._recorded is not None:
+            self._recorded.release()
+        self._recorded = None
 
     @property
     def _bound(self) -> BoundGraphs:
+        if self._recorded is not None:
+            return self._recorded
         return BoundGraphs(sessions=self._sessions, manifest=self._manifest, device=self.device)
 
     def _run(self, name: str, feeds: dict[str, Any]) -> Any:
+        if self._recorded is not None and name != "mapping":
+            return self._recorded.run(name, feeds)
         output = graph_ports(self._manifest, name)[1][0]
         try:
             (result,) = self._sessions[name].run([output.name], feeds)
@@ -117,7 +156,9 @@ class OnnxRuntimeBackend(GraphCalls):
         return result
 
 
-def _session(engine: EngineFile, name: str, device: str, threads: int) -> onnxruntime.InferenceSession:
+def _session(
+    engine: EngineFile, name: str, device: str, threads: int, *, cuda_graph: bool
+) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     real = Path(os.path.realpath(engine.path))  # ONNX Runtime refuses to leave the folder through a link
@@ -135,10 +176,11 @@ def _session(engine: EngineFile, name: str, device: str, threads: int) -> onnxru
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
         session = onnxruntime.InferenceSession(
-            model, options, providers=_providers(device), enable_fallback=0
+            model, options, providers=_providers(device, cuda_graph), enable_fallback=0
         )
     except Exception as error:  # ONNX Runtime's own kinds share no root
-        raise FormatError(f"{engine.path}: {name}.onnx cannot be loaded: {error}") from error
+        instead = "; open it without onnx_cuda_graphs" if cuda_graph else ""
+        raise FormatError(f"{engine.path}: {name}.onnx cannot be loaded: {error}{instead}") from error
     session.disable_fallback()  # or a run that fails on the GPU would move to the CPU, for good
     if device != "cpu" and CUDA_PROVIDER not in session.get_providers():
         raise DeviceError(
@@ -176,10 +218,14 @@ def _left_on_cpu(sessions: Iterable[Any]) -> str:
     return f", {on_cpu} of {sum(nodes for _, nodes in parts)} nodes on the CPU" if on_cpu else ""
 
 
-def _providers(device: str) -> list[Any]:
+def _providers(device: str, cuda_graph: bool) -> list[Any]:
     if device == "cpu":
         return ["CPUExecutionProvider"]
-    settings = {"device_id": device.partition(":")[2], "use_tf32": "0"}  # TF32 misses the parity bar
+    settings = {
+        "device_id": device.partition(":")[2],
+        "use_tf32": "0",  # TF32 misses the parity bar
+        "enable_cuda_graph": str(int(cuda_graph)),
+    }
     return [(CUDA_PROVIDER, settings), "CPUExecutionProvider"]
 
 

@@ -4,6 +4,9 @@ A translation - encoder, mix and generator - is recorded once for each number of
 graph, copies in and out included, and then replayed by one launch; the codes never leave the GPU. So is each
 network alone, for each batch size, for `encode`, `map` and `generate`. The last few of each are kept. A batch
 above the plan's largest is split; one below its smallest is filled up with zeros, whose results are dropped.
+Where the styles are too many for one launch, an image is encoded once and its styles follow in parts.
+
+The frames of a stream overlap their copies with each other's work: see `tensorrt_frames`.
 
 The activations, the bulk of the memory, lie in one block for each backend, since its graphs never run at
 the same time. The block is taken on opening, for the largest batch, so that too little memory shows then
@@ -15,16 +18,14 @@ It has not run on a GPU yet: the tests drive it with stand-ins for cuda-bindings
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from ..cuda import OutOfMemory
 from ..cuda_work import Resources
 from ..engine_file import EngineFile
 from ..errors import BackendError
@@ -32,17 +33,17 @@ from ..gpu_call import GpuCall, GpuRequest, callers_stream
 from ..images import Pixels
 from ..manifest import Manifest
 from ..plans import read_plan, records
+from ..streaming import AtWork
 from ..style import Codes
 from ..tensorrt_build import load_library
 from .graph_calls import GraphCalls
-from .ports import GRAPHS
-from .tensorrt_graphs import NetworkRecording, Recording
+from .tensorrt_frames import FrameLanes
+from .tensorrt_graphs import NetworkRecording
 from .tensorrt_lane import GpuFailed, Lane, failing_for_good
 from .tensorrt_plans import LoadedPlans, ReadPlan
+from .tensorrt_recordings import Recordings
+from .tensorrt_styles import StyleParts
 from .tensorrt_translation import GpuTranslation, HostTranslation
-
-BATCH_SIZES_KEPT = 4  # of each network, and of translations
-Recorded = TypeVar("Recorded", bound=Recording)
 
 
 class TensorRtBackend(GraphCalls):
@@ -54,15 +55,14 @@ class TensorRtBackend(GraphCalls):
         """Take over one use of the plans, and the memory for running them."""
         self.precision, self.description, self.device = precision, description, plans.device.name
         self._plans = plans
-        self._recordings: dict[str, OrderedDict[Hashable, Any]] = {
-            name: OrderedDict() for name in (*GRAPHS, "translation")
-        }
         self._closed, self._broken = True, ""
         with ExitStack() as undo:
             undo.callback(plans.release)
             with plans.device.current(), Resources(plans.device) as made:
                 self._lane = Lane(plans, made)
             undo.pop_all()
+        self._frames = FrameLanes(self._lane)
+        self._recordings = Recordings(make_room=self._frames.drop_idle)
         self._closed = False
 
     @classmethod
@@ -113,10 +113,8 @@ class TensorRtBackend(GraphCalls):
             device = self._plans.device
             with device.current(), device.in_any_capture(), ExitStack() as releases:
                 releases.callback(self._lane.made.close)
-                for kept in self._recordings.values():
-                    for recording in kept.values():
-                        releases.callback(recording.close)
-                    kept.clear()
+                releases.callback(self._recordings.close)
+                releases.callback(self._frames.close)
                 releases.callback(self._lane.close)
 
     def __del__(self) -> None:
@@ -131,7 +129,8 @@ class TensorRtBackend(GraphCalls):
         count, styles, picture = len(images), len(reference), self._plans.networks["generator"].output
         most = self._plans.images_at_once(styles)
         if not most:  # the plan's largest batch is smaller than the number of styles
-            return super().translate(images, reference, weights)
+            largest = self._plans.networks["generator"].max_batch
+            return self.translate_in_parts(images, reference, weights, most=largest)
         results = np.empty((count * styles, *picture.shape), picture.dtype)
         with self._plans.device.current(), self._noticing_failures():
             for at in range(0, count, most):
@@ -141,6 +140,21 @@ class TensorRtBackend(GraphCalls):
                 results[rows] = recording.run(part, reference, weights)
         return results
 
+    def translate_in_parts(self, images: Pixels, reference: Codes, weights: Codes, *, most: int) -> Pixels:
+        """Return the same, generating at most so many styles at once; each image is encoded once."""
+        self._check_usable()
+        with self._plans.device.current(), self._noticing_failures():
+            return StyleParts(self._lane, self._recordings, most=most).on_host(images, reference, weights)
+
+    def begin(self, images: Pixels, reference: Codes, weights: Codes) -> AtWork[Pixels] | None:
+        """Begin a translation in a lane of its own, if there is one and the plans take it at once."""
+        self._check_usable()
+        if len(images) > self._plans.images_at_once(len(reference)):
+            return None
+        with self._plans.device.current(), self._noticing_failures():
+            begun = self._frames.begin(images, reference, weights)
+        return begun and AtWork(finish=partial(self._finish_frame, begun), abandon=begun.abandon)
+
     def translate_on_gpu(self, request: GpuRequest) -> Any:
         """Translate arrays on the GPU; each byte stays there."""
         self._check_usable()
@@ -149,15 +163,24 @@ class TensorRtBackend(GraphCalls):
             caller = callers_stream(request, device)
             call = GpuCall.open(request, plans.manifest, device=device, caller=caller, own=lane.stream)
             with lane.between(caller, uses=call) if caller else lane.waited_for():
-                for part in call.parts(
-                    most_images=plans.networks["encoder"].max_batch,
-                    most_pictures=plans.networks["generator"].max_batch,
-                ):
-                    recording = self._gpu_translation(part.images, len(part.reference))
-                    recording.enqueue(part.source, part.target, part.reference, part.weights)
+                self._enqueue_on_gpu(call, request)
                 with failing_for_good():
                     call.enqueued(lane.stream)
         return call.returned
+
+    def _finish_frame(self, begun: AtWork[Pixels]) -> Pixels:
+        with self._noticing_failures():
+            return begun.finish()
+
+    def _enqueue_on_gpu(self, call: GpuCall, request: GpuRequest) -> None:
+        reference, weights = request.reference, request.weights
+        styles = len(reference)
+        most = min(self._plans.images_at_once(styles), request.max_batch // styles)
+        if not most:
+            StyleParts(self._lane, self._recordings, most=request.max_batch).on_gpu(call, reference, weights)
+        for part in call.parts(most) if most else ():
+            recording = self._gpu_translation(part.images, styles)
+            recording.enqueue(part.source, part.target, reference, weights)
 
     def _run(self, name: str, feeds: dict[str, Any]) -> Any:
         """Run a network on a batch, in parts that its plan takes; the result is the caller's."""
@@ -170,39 +193,17 @@ class TensorRtBackend(GraphCalls):
                 rows = slice(at, min(at + network.max_batch, count))
                 size = max(rows.stop - at, network.min_batch)
                 make = partial(NetworkRecording, self._lane, network, size)
-                recording = self._recording(name, size, make)
+                recording = self._recordings.get(name, size, make)
                 results[rows] = recording.run({key: values[rows] for key, values in feeds.items()})
         return results
 
     def _host_translation(self, images: int, styles: int) -> HostTranslation:
         make = partial(HostTranslation, self._lane, images, styles)
-        return self._recording("translation", ("host", images, styles), make)
+        return self._recordings.get("translation", ("host", images, styles), make)
 
     def _gpu_translation(self, images: int, styles: int) -> GpuTranslation:
         make = partial(GpuTranslation, self._lane, images, styles)
-        return self._recording("translation", ("gpu", images, styles), make)
-
-    def _recording(self, what: str, key: Hashable, make: Callable[[], Recorded]) -> Recorded:
-        """Return the recording for a size; the ones unused for longest make room for it."""
-        kept: OrderedDict[Hashable, Recorded] = self._recordings[what]
-        if key in kept:
-            kept.move_to_end(key)
-            return kept[key]
-        while len(kept) >= BATCH_SIZES_KEPT:
-            kept.popitem(last=False)[1].close()
-        try:
-            kept[key] = make()
-        except OutOfMemory:
-            if not any(self._recordings.values()):
-                raise
-            self._forget_recordings()
-            kept[key] = make()
-        return kept[key]
-
-    def _forget_recordings(self) -> None:
-        for kept in self._recordings.values():
-            while kept:
-                kept.popitem(last=False)[1].close()
+        return self._recordings.get("translation", ("gpu", images, styles), make)
 
     @contextmanager
     def _noticing_failures(self) -> Iterator[None]:

@@ -45,7 +45,8 @@ class Execution:
         """
         self.network, self.size = network, size
         self._lane = lane
-        self._context = lane.plans.execution_context(network, lane.activations, lane.activation_bytes)
+        memory = lane.activations
+        self._context = lane.plans.execution_context(network, memory.address, memory.size)
         made.keep(self._drop)
         self._set_profile()
         for port in network.inputs:
@@ -114,13 +115,22 @@ class Recording(ABC):
             made.keep(self._host.clear)
             self._prepare(made)
             # TensorRT allocates on its first run, which a capture forbids.
-            lane.finish(self._enqueue_first)
+            lane.finish(self._run_first)
             self._graph: Graph = made.captured(lane.stream, self._enqueue)
 
     def close(self) -> None:
         """Release the graph, the buffers and the execution contexts, after work that uses them."""
         self._lane.settle()
         self._made.close()
+
+    def _replay(self) -> None:
+        """Enqueue the recorded work, when its turn in the activations comes."""
+        with self._lane.activations.in_turn(self._lane.stream):
+            self._graph.launch(self._lane.stream)
+
+    def _run_first(self) -> None:
+        with self._lane.activations.in_turn(self._lane.stream):
+            self._enqueue_first()
 
     @abstractmethod
     def _prepare(self, made: Resources) -> None:
@@ -159,7 +169,7 @@ class NetworkRecording(Recording):
         for name, rows in feeds.items():
             self._host[name][:count] = rows
             self._host[name][count:] = 0
-        self._lane.finish(lambda: self._graph.launch(self._lane.stream))
+        self._lane.finish(self._replay)
         return self._host[self._network.output.name][:count]
 
     def _prepare(self, made: Resources) -> None:

@@ -1,8 +1,9 @@
-"""The stream that the recordings of one TensorRT backend run in, one after another, and who waits for it.
+"""The stream that recordings run in, one after another, who waits for it, and the memory they compute in.
 
-All work is in this one stream, also that for a caller's stream: it begins after what the caller's stream
-holds, and the caller's stream goes on after it. So no two recordings ever touch the shared activations, or
-the buffers of one recording, at the same time, whatever streams the calls come with.
+All calls of a backend but `Translator.stream` share one lane, also with a caller's stream: their work begins
+after what the caller's stream holds, and the caller's stream goes on after it. So no two recordings of a lane
+touch the buffers of one recording at the same time, whatever streams the calls come with; and of all lanes of
+a backend only one computes at any time, since `Activations` lets the next one wait.
 
 It has not run on a GPU yet: the tests drive it with a stand-in for cuda-bindings.
 """
@@ -39,18 +40,52 @@ def failing_for_good() -> Iterator[None]:
         raise GpuFailed(error) from error
 
 
-class Lane:
-    """What the recordings of one backend share: a stream, the points to wait for, and activation memory."""
+class Activations:
+    """The memory that the networks of one backend compute in, one after another in whatever lanes."""
 
     def __init__(self, plans: LoadedPlans, made: Resources) -> None:
-        """Make them among the given resources, which the caller releases."""
+        """Take it among the given resources, for the largest batch."""
+        self._made = made
+        self.size = plans.activation_bytes
+        self.address = made.device_memory(self.size)
+        self._free: Event | None = None  # after the work that was enqueued last; None in a single lane
+
+    def share_with_others(self, first: Stream) -> None:
+        """Keep an order from now on, behind what the first lane has in its stream; one lane needs none."""
+        if self._free is None:
+            free = self._made.event()
+            free.record(first)
+            self._free = free
+
+    @contextmanager
+    def in_turn(self, stream: Stream) -> Iterator[None]:
+        """Let what is enqueued meanwhile begin when all work in this memory has ended, in any lane.
+
+        Where the enqueuing fails no end is noted, so the caller must wait for its stream, as lanes do.
+        """
+        if self._free is None:
+            yield
+            return
+        stream.wait(self._free)
+        yield
+        self._free.record(stream)
+
+
+class Lane:
+    """What recordings share: a stream, the points to wait for, and activation memory."""
+
+    def __init__(self, plans: LoadedPlans, made: Resources, activations: Activations | None = None) -> None:
+        """Make them among the given resources, which the caller releases.
+
+        Args:
+            activations: Of another lane; by default, memory of its own.
+        """
         self.plans, self.made = plans, made
         self.stream: Stream = made.stream()
         self._done: Event = made.event()
         self._spare: list[Event] = []
         self._at_work: deque[tuple[Event, Any]] = deque()
-        self.activation_bytes = plans.activation_bytes
-        self.activations = made.device_memory(self.activation_bytes)
+        self.activations = activations or Activations(plans, made)
 
     @property
     def device(self) -> CudaDevice:

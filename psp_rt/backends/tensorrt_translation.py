@@ -8,79 +8,41 @@ It has not run on a GPU yet: the tests drive it with stand-ins for cuda-bindings
 
 from __future__ import annotations
 
-import numpy as np
-
-from ..cuda_work import Bytes, Event, Resources
+from ..cuda_work import Resources
 from ..images import Pixels
 from ..style import Codes
-from .tensorrt_graphs import Execution, Recording, port_bytes
-from .tensorrt_lane import Lane, failing_for_good
+from .tensorrt_generation import Generation
+from .tensorrt_graphs import Execution, port_bytes
+from .tensorrt_lane import failing_for_good
 
 
-class Translation(Recording):
+class Translation(Generation):
     """What translations have in common, whether their images come from the host or the GPU."""
-
-    def __init__(self, lane: Lane, images: int, styles: int) -> None:
-        """Prepare and record; errors as for `Recording`."""
-        self._images, self._styles = images, styles
-        super().__init__(lane)
 
     def _prepare(self, made: Resources) -> None:
         plans = self._lane.plans
         encoder, generator = plans.networks["encoder"], plans.networks["generator"]
         encoded = max(self._images, encoder.min_batch)
-        generated = max(self._images * self._styles, generator.min_batch)
+        generated = max(self._pictures, generator.min_batch)
         codes, self._shared = encoder.output, {}
         if self._styles == 1:
             self._shared = {codes.name: made.device_memory(port_bytes(codes, max(encoded, generated)))}
         self._encoder = Execution(self._lane, made, encoder, encoded, shared=self._shared)
-        self._generator = Execution(self._lane, made, generator, generated, shared=self._shared)
         self._image = self._encoder.addresses[encoder.inputs[0].name]
-        self._picture = self._generator.addresses[generator.output.name]
-        self._launched: Event = made.event()
-        self._uploads: dict[int, Bytes] = {}
-        for port in generator.inputs:
-            if port.name != codes.name:
-                self._uploads[self._generator.addresses[port.name]] = self._pinned(port, generated)
+        self._prepare_generator(made, shared=self._shared)
 
     def _enqueue_first(self) -> None:
-        # Rows that no image reaches, in plans for larger batches, are zeros for good.
-        for execution, port in (
-            (self._encoder, self._encoder.network.inputs[0]),
-            (self._generator, self._encoder.network.output),
-        ):
-            size = port_bytes(port, execution.size)
-            self._lane.stream.clear(execution.addresses[port.name], size)
+        images = port_bytes(self._encoder.network.inputs[0], self._encoder.size)
+        self._lane.stream.clear(self._image, images)
+        self._clear_codes()
         self._enqueue()
 
     def _enqueue(self) -> None:
-        stream = self._lane.stream
-        for address, host in self._uploads.items():
-            stream.upload(address, host)
+        self._upload_mix()
         self._encoder.enqueue()
         if not self._shared:
-            self._repeat_codes()
+            self._repeat_codes(self._encoder.addresses[self._encoder.network.output.name])
         self._generator.enqueue()
-
-    def _repeat_codes(self) -> None:
-        codes = self._encoder.network.output
-        source, target = self._encoder.addresses[codes.name], self._generator.addresses[codes.name]
-        size = port_bytes(codes, 1)
-        for row in range(self._images * self._styles):
-            self._lane.stream.copy(target + row * size, source + row // self._styles * size, size)
-
-    def _fill_mix(self, reference: Codes, weights: Codes) -> None:
-        pictures = self._images * self._styles
-        mix = {
-            "reference": np.tile(reference, (self._images, 1, 1)),
-            "weights": np.tile(weights, (self._images, 1)),
-        }
-        if all(np.array_equal(self._host[name][:pictures], values) for name, values in mix.items()):
-            return
-        with failing_for_good():
-            self._launched.synchronize()
-        for name, values in mix.items():
-            self._host[name][:pictures] = values
 
 
 class HostTranslation(Translation):
@@ -99,8 +61,8 @@ class HostTranslation(Translation):
         """
         self._fill_mix(reference, weights)
         self._host["image"][: self._images] = images
-        self._lane.finish(lambda: self._graph.launch(self._lane.stream))
-        pictures: Pixels = self._host["pictures"][: self._images * self._styles]
+        self._lane.finish(self._launch)
+        pictures: Pixels = self._host["pictures"][: self._pictures]
         return pictures
 
     def _prepare(self, made: Resources) -> None:
@@ -132,11 +94,9 @@ class GpuTranslation(Translation):
         Raises:
             GpuFailed: The GPU failed.
         """
-        stream = self._lane.stream
         self._fill_mix(reference, weights)
         with failing_for_good():
-            stream.copy(self._image, source, port_bytes(self._encoder.network.inputs[0], self._images))
-            self._graph.launch(stream)
-            self._launched.record(stream)
-            pictures = self._images * self._styles
-            stream.copy(target, self._picture, port_bytes(self._generator.network.output, pictures))
+            size = port_bytes(self._encoder.network.inputs[0], self._images)
+            self._lane.stream.copy(self._image, source, size)
+            self._launch()
+            self._copy_pictures_to(target)
