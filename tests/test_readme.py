@@ -1,4 +1,4 @@
-"""Every block of README runs, and every number in it comes from a committed result."""
+"""Every block of README and of its pages runs, and every number in them comes from a committed result."""
 
 import re
 import shlex
@@ -17,8 +17,10 @@ from tests import tiny_models
 from trainer.losses.lpips import LpipsAlex
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+PAGES = ("README.md", "export/README.md", "psp_rt/GPU.md", "trainer/README.md", "benchmarks/README.md")
+TEXTS = {page: (ROOT / page).read_text() for page in PAGES}
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", "\n".join(TEXTS.values()), re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 PYTHON = [text for language, text in BLOCKS if language == "python"]
 SHELL = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines()]
 
@@ -90,5 +92,14 @@ def test_the_shell_lines_run_one_after_another(folder):
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
 
 
-def test_the_tables_agree_with_the_committed_results():
-    assert readme_tables.updated(README) == README
+@pytest.mark.parametrize("page", PAGES)
+def test_the_tables_agree_with_the_committed_results(page):
+    assert readme_tables.updated(TEXTS[page], folder=(ROOT / page).parent) == TEXTS[page]
+
+
+@pytest.mark.parametrize("page", [*PAGES, "models/README.md"])
+def test_every_link_leads_to_a_file(page):
+    targets = LINK.findall((ROOT / page).read_text())
+    assert targets
+    for target in targets:
+        assert (ROOT / page).parent.joinpath(target).exists(), target

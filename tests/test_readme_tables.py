@@ -93,4 +93,10 @@ def test_a_result_without_a_place_is_told_with_what_to_write(
 
 
 def test_every_committed_result_has_a_place_in_readme():
-    assert readme_tables.without_place((readme_tables.ROOT / "README.md").read_text()) == []
+    pages = (readme_tables.ROOT / page for page in readme_tables.PAGES)
+    assert readme_tables.without_place("".join(page.read_text() for page in pages)) == []
+
+
+def test_a_page_in_a_folder_links_to_the_result_from_there():
+    found = readme_tables.updated(place("cpu-1024"), folder=readme_tables.ROOT / "trainer")
+    assert "[benchmarks/results/cpu-1024.json](../benchmarks/results/cpu-1024.json)" in found
