@@ -36,7 +36,7 @@ class Translator:
     Example:
         >>> face = Translator("sketch.engine").run("drawing.png")
         >>> face.size
-        (64, 64)
+        (128, 128)
 
     Calls from several threads take turns; a :meth:`clone` runs beside this one. Results belong to the caller.
     N is the batch, K the number of styles, L ``num_styles`` and D ``style_dim`` of the manifest.

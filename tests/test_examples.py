@@ -124,7 +124,7 @@ def test_a_film_has_every_frame_at_its_time(pipeline, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "12 frames; translating alone: " in done.stdout
     size, times_ms = film(tmp_path / "a.mp4")
-    assert size == (64, 64, 3)
+    assert size == (128, 128, 3)
     np.testing.assert_allclose(times_ms, np.arange(12) * 1000 / 30, atol=0.1)
 
 

@@ -184,7 +184,7 @@ def test_every_colour_layer_of_the_demonstration_is_rewritten_and_its_pictures_s
     monkeypatch.setattr(openvino_backend, "read_channels_last", lambda m: found.append(read_channels_last(m)))
     with Translator(DEMONSTRATION, device="cpu", backend="openvino") as translator:
         rewritten = translator.run(picture)
-    assert sum(found) == 5  # at 4, 8, 16, 32 and 64 pixels
+    assert sum(found) == 6  # at 4, 8, 16, 32, 64 and 128 pixels
     monkeypatch.setattr(openvino_backend, "read_channels_last", lambda model: 0)
     with Translator(DEMONSTRATION, device="cpu", backend="openvino") as translator:
         assert np.abs(translator.run(picture).astype(int) - rewritten).max() <= 1
