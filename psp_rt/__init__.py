@@ -6,6 +6,7 @@
 Where to look:
 
     translator, style, streaming            what a program calls
+    styled_batches, parts                   styles mixed in, and batches in parts
     picture_forms, images                   pictures in, pictures out
     device_array, foreign_arrays, dlpack,   the same on a GPU
     stream_forms, gpu_call
@@ -15,7 +16,7 @@ Where to look:
     backends/                               the runtimes, behind one protocol
     cuda, cuda_work                         the driver calls that they make
     plans, build, tensorrt_build, ...       TensorRT plans inside the file
-    cli, doctor, output_files               the command
+    cli, doctor, description, output_files  the command
 """
 
 from .device_array import DeviceArray
