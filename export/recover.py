@@ -32,6 +32,7 @@ from trainer.networks import (
     Translation,
 )
 from trainer.networks.encoders import normed_convolutions
+from trainer.networks.layers import EqualLinear
 
 File = click.Path(path_type=Path)
 EXPECTED = "expected an engine with an encoder that `python -m export` made"
@@ -110,12 +111,12 @@ def _encoder(found: Graph, manifest: Manifest) -> tuple[Encoder, Tensor | None]:
             traced.draw(graph)
             with suppress(OtherOperators):
                 state = traced.tensors(graph, {"image": image}, "codes", found)
-                return _with_norms(Encoder.create(config), state), state.get("latent_avg")
+                return _as_trained(Encoder.create(config), state), state.get("latent_avg")
     raise OtherOperators("the encoder is none of pSp, e4e, W and naive W+")
 
 
-def _with_norms(encoder: Encoder, state: Mapping[str, Tensor]) -> Encoder:
-    """Load what a trace holds; folded batch norms get its biases."""
+def _as_trained(encoder: Encoder, state: Mapping[str, Tensor]) -> Encoder:
+    """Load what a trace holds: folded batch norms get its biases, and linear layers lose their factors."""
     own = encoder.state_dict()
     given = {name.removeprefix("encoder."): value for name, value in state.items()}
     for convolution, norm in normed_convolutions(encoder):
@@ -127,6 +128,9 @@ def _with_norms(encoder: Encoder, state: Mapping[str, Tensor]) -> Encoder:
             f"{name}.running_mean": torch.zeros_like(norm.bias),
             f"{name}.running_var": torch.full_like(norm.bias, 1 - norm.eps),
         }
+    for name, module in encoder.named_modules():
+        if isinstance(module, EqualLinear):
+            given[f"{name}.weight"] = given[f"{name}.weight"] / module.scale
     kept = {name: value for name, value in given.items() if name in own}
     counts = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
     encoder.load_state_dict(kept | counts)

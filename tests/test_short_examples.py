@@ -61,20 +61,20 @@ def test_a_grid_has_a_row_for_each_seed_and_a_column_for_each_strength(tmp_path)
     assert code == 0, error
     assert "2 seeds, 3 strengths" in out
     grid = np.asarray(Image.open(tmp_path / "grid.png"))
-    assert grid.shape == (2 * 64, 3 * 64, 3)
+    assert grid.shape == (2 * 128, 3 * 128, 3)
     with Translator(SKETCH) as translator:
         for row, seed in enumerate((4, 9)):
             for column, alpha in enumerate((0, 0.5, 1)):
                 style = StyleMix.random(seed, layers="3-", alpha=alpha)
                 expected = np.asarray(translator.run(Image.open(DRAWING), style=style)).astype(int)
-                found = grid[row * 64 : row * 64 + 64, column * 64 : column * 64 + 64]
+                found = grid[row * 128 : row * 128 + 128, column * 128 : column * 128 + 128]
                 assert np.abs(found - expected).max() <= 1  # the batch has another size
 
 
 def test_layers_that_the_model_has_not_are_an_error(tmp_path):
     code, _, error = run("style_grid.py", SKETCH, DRAWING, tmp_path / "grid.png", "--layers", "8-18")
     assert code == 1
-    assert error.startswith("Error: layers '8-18' go beyond this model's 10 layers")
+    assert error.startswith("Error: layers '8-18' go beyond this model's 12 layers")
 
 
 # The film.
@@ -95,7 +95,7 @@ def test_a_film_keeps_its_frames_and_their_rate(tmp_path):
     capture = cv2.VideoCapture(str(tmp_path / "out.mp4"))
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 10
     assert capture.get(cv2.CAP_PROP_FPS) == 12
-    assert capture.read()[1].shape == (64, 64, 3)
+    assert capture.read()[1].shape == (128, 128, 3)
 
 
 def test_what_is_no_film_is_an_error(tmp_path):
