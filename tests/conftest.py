@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from psp_rt import Translator
-from tests import tiny_engine
+from tests import fake_gpu, tiny_engine
+from tests.fake_gpu import FakeGpu
+from tests.fake_library import Library
 
 
 @pytest.fixture(scope="session")
@@ -59,3 +61,19 @@ def picture() -> np.ndarray:
     return np.random.default_rng(0).integers(
         0, 256, (tiny_engine.HEIGHT, tiny_engine.WIDTH, 3), dtype=np.uint8
     )
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
+    """A stand-in for a GPU, its driver and TensorRT."""
+    return fake_gpu.install(monkeypatch)
+
+
+@pytest.fixture
+def library(gpu: FakeGpu) -> Iterator[Library]:
+    """Another library on that GPU, such as PyTorch; in the end nothing may be left there."""
+    opened = Library(gpu.cuda)
+    yield opened
+    gpu.cuda.refusals.clear()
+    opened.close()
+    assert gpu.left() == []

@@ -30,14 +30,6 @@ def gpu(monkeypatch, request):
 
 
 @pytest.fixture
-def library(gpu):
-    opened = Library(gpu.cuda)
-    yield opened
-    opened.close()
-    assert gpu.left() == []
-
-
-@pytest.fixture
 def translator(library, tmp_path):
     path = fake_gpu.engine_with_plans(tmp_path / "a.engine")
     opened = Translator(path, color="rgb")

@@ -22,11 +22,6 @@ ACTIVATIONS = 5000  # bytes, of the stand-in's generator
 
 
 @pytest.fixture
-def gpu(monkeypatch):
-    return fake_gpu.install(monkeypatch)
-
-
-@pytest.fixture
 def path(gpu, tmp_path):
     return fake_gpu.engine_with_plans(tmp_path / "a.engine")
 

@@ -18,20 +18,6 @@ from tests.tiny_engine import HEIGHT, OUT_HEIGHT, OUT_WIDTH, WIDTH
 
 
 @pytest.fixture
-def gpu(monkeypatch):
-    return fake_gpu.install(monkeypatch)
-
-
-@pytest.fixture
-def library(gpu):
-    opened = Library(gpu.cuda)
-    yield opened
-    gpu.cuda.refusals.clear()
-    opened.close()
-    assert gpu.left() == []
-
-
-@pytest.fixture
 def translator(library, tmp_path):
     with Translator(fake_gpu.engine_with_plans(tmp_path / "a.engine"), color="rgb") as opened:
         opened.run(pixels())

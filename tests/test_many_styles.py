@@ -11,24 +11,10 @@ from psp_rt.backends.onnx_rows import CODES, ROWS, _model, row_session
 from psp_rt.parts import style_parts
 from tests import fake_gpu
 from tests.fake_cuda import NO_MEMORY
-from tests.fake_library import Library
 from tests.tiny_engine import HEIGHT, OUT_HEIGHT, OUT_WIDTH, WIDTH, D, L
 
 pytest.importorskip("onnxruntime")
 STYLE = StyleMix.random(list(range(10)), layers="2-")  # in parts of 4, 4 and 2
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    return fake_gpu.install(monkeypatch)
-
-
-@pytest.fixture
-def library(gpu):
-    opened = Library(gpu.cuda)
-    yield opened
-    opened.close()
-    assert gpu.left() == []
 
 
 @pytest.fixture

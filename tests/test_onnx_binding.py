@@ -8,20 +8,11 @@ import pytest
 from psp_rt import BackendError, DeviceArray, DeviceError, FormatError, InputError, StyleMix, Translator
 from psp_rt.backends import onnx_binding
 from psp_rt.backends.onnx_runtime import _left_on_cpu
-from tests import fake_gpu, tiny_engine
-from tests.fake_library import DlpackArray, InterfaceArray, Library
+from tests import tiny_engine
+from tests.fake_library import DlpackArray, InterfaceArray
 from tests.tiny_engine import HEIGHT, OUT_HEIGHT, OUT_WIDTH, WIDTH
 
 pytest.importorskip("onnxruntime")
-
-
-@pytest.fixture
-def library(monkeypatch):
-    gpu = fake_gpu.install(monkeypatch)
-    opened = Library(gpu.cuda)
-    yield opened
-    opened.close()
-    assert gpu.left() == []
 
 
 @pytest.fixture

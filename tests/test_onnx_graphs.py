@@ -15,7 +15,6 @@ from psp_rt.backends.onnx_graphs import GRAPH_ID, NO_GRAPH, RECORDING_RUNS, Reco
 from psp_rt.choice import Choice
 from psp_rt.manifest import Manifest
 from tests import fake_gpu
-from tests.fake_library import Library
 from tests.tiny_engine import HEIGHT, WIDTH
 
 pytest.importorskip("onnxruntime")
@@ -54,15 +53,6 @@ class ReplayingSession:
                 self.recorded[number] = binding
         self._session.run_with_iobinding(binding)
         self.first.setdefault(number, np.array(binding.get_outputs()[0].numpy()))
-
-
-@pytest.fixture
-def library(monkeypatch):
-    gpu = fake_gpu.install(monkeypatch)
-    opened = Library(gpu.cuda)
-    yield opened
-    opened.close()
-    assert gpu.left() == []
 
 
 @pytest.fixture

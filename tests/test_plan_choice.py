@@ -27,11 +27,6 @@ def machine(providers=WITH_CUDA):
 
 
 @pytest.fixture
-def gpu(monkeypatch):
-    return fake_gpu.install(monkeypatch)
-
-
-@pytest.fixture
 def path(gpu, tmp_path):
     """An engine with a plan for the machine that tests run on."""
     return fake_gpu.engine_with_plans(tmp_path / "a.engine")
@@ -155,7 +150,8 @@ def test_a_damaged_record_is_an_error(gpu, path, tmp_path):
 
 def test_info_and_doctor_show_the_plans(path, monkeypatch):
     told = CliRunner().invoke(main, ["info", str(path)]).output
-    assert "plan                     fp32, batches 1 to 4, for NVIDIA H200 of compute capability 9.0" in told
+    assert "\nTensorRT plans\n" in told
+    assert " fp32, batches 1 to 4, for NVIDIA H200 of compute capability 9.0" in told
     told = CliRunner().invoke(main, ["doctor", str(path)]).output
     assert f"plan             {TARGET}: runs here\n" in told
     assert "runs on cuda:0 with tensorrt, fp32: loaded and first picture made in" in told

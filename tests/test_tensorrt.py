@@ -28,11 +28,6 @@ def every_version(request, monkeypatch):
     return fake_gpu.install(monkeypatch, request.param)
 
 
-@pytest.fixture
-def gpu(monkeypatch):
-    return fake_gpu.install(monkeypatch)
-
-
 def open_backend(path, gpu, **settings):
     fake_gpu.engine_with_plans(path, **settings)
     with EngineFile.open(path) as engine:

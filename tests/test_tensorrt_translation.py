@@ -15,11 +15,6 @@ from tests.fake_gpu import TARGET
 from tests.tiny_engine import HEIGHT, WIDTH, D, L
 
 
-@pytest.fixture
-def gpu(monkeypatch):
-    return fake_gpu.install(monkeypatch)
-
-
 def open_backend(path, **settings):
     fake_gpu.engine_with_plans(path, **settings)
     with EngineFile.open(path) as engine:

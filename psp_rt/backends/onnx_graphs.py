@@ -20,7 +20,6 @@ it has recorded until its session ends: at most `max_batch` graphs of each netwo
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -37,6 +36,7 @@ from ..images import Pixels
 from ..style import Codes
 from .onnx_binding import BoundGraphs, Memory, mix
 from .ports import Port, graph_ports
+from .users import Users
 
 GRAPH_ID = "gpu_graph_id"  # a run option; -1 neither records nor replays, 0 is ONNX Runtime's own
 NO_GRAPH = "-1"
@@ -107,21 +107,17 @@ class RecordedGraphs(BoundGraphs):
         default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="psp_rt-onnx")
     )
 
-    _users: int = 1
-    _counting: threading.Lock = field(default_factory=threading.Lock)
+    _users: Users = field(default_factory=Users)
 
     def share(self) -> RecordedGraphs:
         """Count one more user."""
-        with self._counting:
-            self._users += 1
+        self._users.join()
         return self
 
     def release(self) -> None:
         """Count one user less; the last one ends the thread, after a call at work, and frees the memory."""
-        with self._counting:
-            self._users -= 1
-            if self._users:
-                return
+        if not self._users.leave():
+            return
         self._thread.shutdown(wait=True)
         self._runs.clear()
         self._codes.clear()

@@ -19,6 +19,7 @@ from ..errors import BackendError, FormatError
 from ..manifest import Manifest
 from ..tensorrt_build import error_logger
 from .ports import FoundPort, Port, check_ports, graph_ports
+from .users import Users
 
 ReadPlan = Callable[[], "memoryview | bytes"]
 
@@ -53,7 +54,7 @@ class LoadedPlans:
         self.making = threading.Lock()
         self.networks: dict[str, Network] = {}
         self._logger = error_logger(trt)
-        self._users, self._counting = 1, threading.Lock()
+        self._users = Users()
         self._runtime = self._created("runtime", lambda: trt.Runtime(self._logger))
         if trusts_host_code:  # a version-compatible plan brings the runtime that it was built with
             self._runtime.engine_host_code_allowed = True
@@ -90,16 +91,13 @@ class LoadedPlans:
 
     def share(self) -> LoadedPlans:
         """Count one more user."""
-        with self._counting:
-            self._users += 1
+        self._users.join()
         return self
 
     def release(self) -> None:
         """Count one user less; the last one ends everything."""
-        with self._counting:
-            self._users -= 1
-            if self._users:
-                return
+        if not self._users.leave():
+            return
         with ExitStack() as closing:
             closing.callback(self.device.close)
             with self.device.current():
