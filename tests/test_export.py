@@ -201,6 +201,16 @@ def test_the_cost_of_fp16_weights_is_measured_against_the_checkpoint(broad):
     assert figures["fp16_weights_psnr_db"] > 40
 
 
+@pytest.mark.parametrize("kind", ["psp", "w", "naive_w+"])
+def test_weights_are_rounded_once_also_where_a_factor_scales_them(tmp_path, kind):
+    encoder = tiny_models.encoder_config(kind, head_width=30, widths=(4, 6, 8, 30))
+    tiny_models.write_official(tmp_path / "a.pt", encoder, learn_in_w=kind == "w")
+    manifest = export_engine(
+        checkpoints.load(tmp_path / "a.pt"), tmp_path / "a.engine", Settings(storage="fp16", force=True)
+    )
+    assert manifest.parity["codes_relative_error"] < 1e-5
+
+
 def test_weights_that_fp16_spoils_are_refused(stylegan, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "half", lambda tensor: (tensor * 8).round() / 8)
     with pytest.raises(ParityError, match=r"fp16_weights_psnr_db is [\d.]+, expected at least 40"):
