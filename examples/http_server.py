@@ -59,7 +59,7 @@ def translated(body: bytes) -> "tuple[int, str | bytes]":
     except psp_rt.PspError as error:
         return 500, str(error)
     except Exception as error:  # decoders raise many kinds on a corrupt file
-        return 400, f"the body is no whole PNG, JPEG or WebP picture ({error})"
+        return 400, f"the body is no whole PNG, JPEG or WebP picture ({type(error).__name__})"
     finally:
         WORKERS.put(worker)
 

@@ -7,6 +7,7 @@ The picture is encoded once and each seed mapped once; a column is generated as 
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -36,6 +37,8 @@ def main() -> None:
     parser.add_argument("--alphas", type=float, nargs="+", default=[0.25, 0.5, 0.75, 1])
     parser.add_argument("--layers", default="8-", help="The paper's, counted from 1. Default: 8-")
     arguments = parser.parse_args()
+    if Path(arguments.output).resolve() == Path(arguments.picture).resolve():
+        raise SystemExit(f"Error: {arguments.output} is the picture, and would be overwritten")
     try:
         with psp_rt.Translator(arguments.engine, color="rgb") as translator:
             grid = style_grid(
@@ -47,7 +50,10 @@ def main() -> None:
             )
     except psp_rt.PspError as error:
         raise SystemExit(f"Error: {error}") from None
-    Image.fromarray(grid).save(arguments.output)
+    try:
+        Image.fromarray(grid).save(arguments.output)
+    except (OSError, ValueError) as error:  # no such folder, or no kind of picture
+        raise SystemExit(f"Error: {arguments.output} cannot be written: {error}") from None
     print(f"wrote {arguments.output}: {len(arguments.seeds)} seeds, {len(arguments.alphas)} strengths")
 
 

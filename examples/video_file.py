@@ -9,6 +9,8 @@ Reading, translating and writing are all in the time that it prints. Sound is le
 import argparse
 import time
 from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -29,14 +31,19 @@ def translate(translator: psp_rt.Translator, source: str, target: str) -> tuple[
     """Translate a film; return its frames, the seconds that they took, and the film's own frame rate."""
     capture, size = cv2.VideoCapture(source), translator.manifest.output
     rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
-    if not capture.isOpened():
+    frames = frames_of(capture)
+    first = next(frames, None)
+    if first is None:
         raise psp_rt.InputError(f"{source} is no film that OpenCV can read")
+    if Path(source).resolve() == Path(target).resolve():
+        raise psp_rt.OutputError(f"{target} is the source, and would be overwritten; choose another name")
     writer = cv2.VideoWriter(target, cv2.VideoWriter_fourcc(*"mp4v"), rate, (size.width, size.height))
     if not writer.isOpened():
-        raise psp_rt.OutputError(f"{target} cannot be written by OpenCV; use a name that ends in .mp4")
+        raise psp_rt.OutputError(f"OpenCV cannot write {target}; use NAME.mp4 in a folder that is there")
+
     count, start = 0, time.perf_counter()
     try:
-        for result in translator.stream(frames_of(capture)):
+        for result in translator.stream(chain([first], frames)):
             writer.write(result)
             count += 1
     finally:  # what is written so far stays a film

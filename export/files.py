@@ -77,7 +77,10 @@ def _check_zip(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         names = {name.rsplit("/", 1)[-1] for name in archive.namelist()}
     if "manifest.json" in names:
-        raise CheckpointError(f"{path} is an engine file already; use it with: psp-rt run {path.name} INPUT")
+        raise CheckpointError(
+            f"{path} is an engine file already; use it with: psp-rt run {path.name} INPUT, or get "
+            f"a checkpoint back with: python -m export.recover {path.name} {path.stem}.pt"
+        )
     if "constants.pkl" in names:
         raise CheckpointError(f"{path} is a TorchScript program; give the checkpoint that it was made from")
     if "data.pkl" not in names:

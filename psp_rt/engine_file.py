@@ -71,7 +71,8 @@ class EngineFile:
             engine = cls(path, data, identity)
         except FormatError as error:
             data.close()
-            raise FormatError(f"{path} is not a usable engine: {error}") from None
+            reason = _checkpoint(path) or str(error)
+            raise FormatError(f"{path} is not a usable engine: {reason}") from None
         if needs_graphs:
             engine.check_has_graphs()
         return engine
@@ -191,3 +192,13 @@ def _check_members(manifest: Manifest, spans: Mapping[str, Span]) -> None:
     for name in needed:
         if name not in present:
             raise FormatError(f"it has no {name!r}")
+
+
+def _checkpoint(path: Path) -> str:
+    """Return what to type for a file that bears a checkpoint's name; empty for others."""
+    if path.suffix.lower() not in (".pt", ".pth", ".ckpt", ".pkl"):
+        return ""
+    return (
+        f"it looks like a checkpoint; make an engine of it, in a checkout, with: python -m export {path} "
+        f"--output {path.with_suffix('.engine').name}"
+    )

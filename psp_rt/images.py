@@ -185,8 +185,10 @@ def _from_array(array: Any, spec: InputSpec, color: str) -> Pixels:
 def check_array(array: Any) -> Pixels:
     """Return ``array`` if it is uint8; it is never converted in silence."""
     if not isinstance(array, np.ndarray):
+        opened = isinstance(array, (bytes, bytearray, memoryview)) or hasattr(array, "read")
+        hint = "; open it first: PIL.Image.open(io.BytesIO(data))" if opened else ""
         raise InputError(
-            f"a picture must be a path, a PIL image or a NumPy array, got {type(array).__name__}"
+            f"a picture must be a path, a PIL image or a NumPy array, got {type(array).__name__}{hint}"
         )
     if array.dtype != np.uint8:
         hints = {

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from .errors import InputError
 
 Frame = TypeVar("Frame")
 Result = TypeVar("Result")
@@ -18,6 +21,13 @@ class AtWork(Generic[Result]):
 
     finish: Callable[[], Result]  # waits for the result
     abandon: Callable[[], None]  # lets go of it, where nobody wants the result
+
+
+def check_frames(frames: object) -> None:
+    """Refuse one picture: a path would be taken letter by letter, and an array row by row."""
+    one = isinstance(frames, (str, bytes, os.PathLike)) or hasattr(frames, "getbands")
+    if one or 2 <= getattr(frames, "ndim", 0) <= 3:
+        raise InputError("stream() takes many pictures, such as a list or a generator; use run() for one")
 
 
 def finished(result: Result) -> AtWork[Result]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,6 +47,8 @@ class StyleMix:
         rows: Any = None,
         alpha: float | Sequence[float] = 1.0,
     ) -> None:
+        if isinstance(reference, (str, os.PathLike)) or hasattr(reference, "getbands"):  # a path, a PIL image
+            raise InputError("the reference is a picture; its code is translator.encode(picture)")
         self.reference: Codes | None = check_codes(reference, "the reference")
         self.seeds: tuple[int, ...] | None = None
         self.several = self.reference.ndim == 3

@@ -23,7 +23,7 @@ from .foreign_arrays import is_device_array
 from .images import COLORS, Pixels
 from .manifest import InputSpec, Manifest
 from .picture_forms import read_pictures, to_array
-from .streaming import AtWork, finished, in_order
+from .streaming import AtWork, check_frames, finished, in_order
 from .style import Codes, StyleMix, check_seed
 from .styled_batches import StyledBatches
 
@@ -185,6 +185,7 @@ class Translator:
         A frame's error is raised in its place, after the results before it.
         """
         self._input_spec("stream")
+        check_frames(frames)
         if not isinstance(in_flight, int) or in_flight < 1:
             raise InputError(f"in_flight is {in_flight!r}; expected 1 or more")
         with self._taking_turns() as backend:

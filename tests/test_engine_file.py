@@ -517,3 +517,11 @@ def test_a_file_that_nobody_could_open_never_takes_the_place_of_a_good_one(tmp_p
 def test_an_output_without_a_name_is_a_message(name):
     with pytest.raises(OutputError, match="is a folder; give the name of a file"):
         check_writable(name)
+
+
+def test_a_checkpoint_is_told_how_to_become_an_engine(tmp_path):
+    (tmp_path / "sketch.pt").write_bytes(b"PK")
+    with pytest.raises(
+        FormatError, match=r"looks like a checkpoint; .* python -m export .*sketch\.pt --output sk"
+    ):
+        EngineFile.open(tmp_path / "sketch.pt")

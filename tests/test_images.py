@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from psp_rt import InputError, InputSpec
-from psp_rt.images import MAX_PIXELS, load, resize, to_input
+from psp_rt.images import MAX_PIXELS, check_array, load, resize, to_input
 
 RGB = InputSpec(kind="rgb", height=4, width=6)
 GRAY = InputSpec(kind="gray", height=4, width=6)
@@ -293,3 +294,11 @@ def test_official_segmentation_models_resize_ids_bilinearly():
     expected = np.asarray(Image.fromarray(ids).resize((6, 4), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(to_input(ids, spec)[:, :, 0], expected)
     assert 2 in expected  # an id that the map did not hold
+
+
+@pytest.mark.parametrize(
+    "upload", [b"PNG", bytearray(b"PNG"), io.BytesIO(b"PNG")], ids=["bytes", "array", "file"]
+)
+def test_an_upload_is_told_how_to_become_a_picture(upload):
+    with pytest.raises(InputError, match=r"open it first: PIL\.Image\.open\(io\.BytesIO\(data\)\)"):
+        check_array(upload)

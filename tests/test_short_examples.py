@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,6 +78,18 @@ def test_layers_that_the_model_has_not_are_an_error(tmp_path):
     assert error.startswith("Error: layers '8-18' go beyond this model's 12 layers")
 
 
+def test_a_grid_never_replaces_its_picture_and_says_what_cannot_be_written(tmp_path):
+    shutil.copy(DRAWING, tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    code, _, error = run("style_grid.py", SKETCH, tmp_path / "a.png", tmp_path / "a.png")
+    assert (code, (tmp_path / "a.png").read_bytes()) == (1, before)
+    assert "a.png is the picture, and would be overwritten" in error
+    code, _, error = run("style_grid.py", SKETCH, DRAWING, tmp_path / "no" / "a.png", "--layers", "3-")
+    assert code == 1
+    assert error.startswith("Error: ")
+    assert "cannot be written" in error
+
+
 # The film.
 
 
@@ -85,6 +98,17 @@ def write_film(path, levels):
     for level in levels:
         writer.write(np.full((48, 80, 3), level, np.uint8))
     writer.release()
+
+
+def test_a_film_never_replaces_its_source_nor_a_film_by_nothing(tmp_path):
+    write_film(tmp_path / "in.mp4", range(0, 250, 25))
+    before = (tmp_path / "in.mp4").read_bytes()
+    (tmp_path / "a.png").write_text("no picture")
+    for source, reason in (("in.mp4", "is the source"), ("a.png", "is no film that OpenCV can read")):
+        code, _, error = run("video_file.py", SKETCH, tmp_path / source, tmp_path / "in.mp4")
+        assert code == 1
+        assert reason in error
+        assert (tmp_path / "in.mp4").read_bytes() == before
 
 
 def test_a_film_keeps_its_frames_and_their_rate(tmp_path):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from psp_rt import InputError, StyleMix
 from psp_rt.style import layer_rows
@@ -149,3 +152,9 @@ def test_a_seed_that_is_no_whole_number_is_refused(seeds):
 def test_no_seeds_are_refused():
     with pytest.raises(InputError, match=r"there are no seeds; pass at least one, such as StyleMix\.random"):
         StyleMix.random([])
+
+
+@pytest.mark.parametrize("picture", ["friend.png", Path("friend.png"), Image.new("RGB", (4, 4))])
+def test_a_picture_as_the_reference_is_told_how_to_become_one(picture):
+    with pytest.raises(InputError, match=r"is a picture; its code is translator\.encode\(picture\)"):
+        StyleMix(picture, layers="3-")

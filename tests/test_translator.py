@@ -476,3 +476,9 @@ def test_a_translator_says_what_it_runs_on_and_why(engine_paths, backend):
         assert translator.runs_on.startswith("cpu, ")
         assert "asked for" in translator.runs_on
         assert translator.runs_on in repr(translator)
+
+
+@pytest.mark.parametrize("one", ["drawing.png", np.zeros((9, 9, 3), np.uint8), Image.new("RGB", (9, 9))])
+def test_a_stream_of_one_picture_is_refused_before_any_work(translator, one):
+    with pytest.raises(InputError, match=r"stream\(\) takes many pictures, .* use run\(\) for one"):
+        translator.stream(one)
