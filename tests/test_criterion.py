@@ -350,12 +350,13 @@ def test_a_backbone_of_other_sizes_is_refused(tmp_path, monkeypatch):
 # LPIPS of small pictures.
 
 
-def test_lpips_sees_small_pictures_enlarged_and_never_on_the_same_grid(lpips, monkeypatch):
+@pytest.mark.parametrize("side", [64, 128])
+def test_lpips_sees_small_pictures_enlarged_and_never_on_the_same_grid(lpips, monkeypatch, side):
     seen = []
     features = lpips.features
     monkeypatch.setattr(lpips, "features", lambda x: seen.append(x) or features(x))
     for _ in range(8):
-        perceptual.loss(lpips, torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64))
+        perceptual.loss(lpips, torch.rand(1, 3, side, side), torch.rand(1, 3, side, side))
     shapes = [tuple(x.shape[2:]) for x in seen]
     assert shapes[::2] == shapes[1::2]  # both alike
     assert len(set(shapes)) > 2
@@ -364,5 +365,5 @@ def test_lpips_sees_small_pictures_enlarged_and_never_on_the_same_grid(lpips, mo
 
 
 def test_lpips_sees_large_pictures_as_they_are(lpips):
-    pictures, targets = torch.rand(2, 2, 3, 128, 128)
+    pictures, targets = torch.rand(2, 2, 3, 136, 136)
     assert torch.equal(perceptual.loss(lpips, pictures, targets), lpips(pictures, targets).mean())
