@@ -89,7 +89,7 @@ def test_each_operator_has_its_line(tmp_path):
     done = inspect(SKETCH)
     assert done.exit_code == 0, done.output
     lines = [line.split() for line in done.output.splitlines()]
-    assert ["ConvTranspose", "4", "645", "k", "57.2", "M", "4", "fp32"] in lines
+    assert ["ConvTranspose", "5", "650", "k", "76.1", "M", "5", "fp32"] in lines
     assert "islands" not in done.output
 
 
