@@ -22,11 +22,11 @@ WORKERS: "queue.Queue[psp_rt.Translator]" = queue.Queue()  # clones, on the same
 
 
 class Handler(BaseHTTPRequestHandler):
-    timeout = 10  # seconds that a slow client may keep its thread waiting
-    served, start, counting = 0, time.monotonic(), threading.Lock()
+    timeout, served, start, counting = 10, 0, time.monotonic(), threading.Lock()  # seconds for a slow client
 
     def do_GET(self) -> None:
-        health = f'{{"served": {self.served}, "requests_per_second": {rate():.3f}}}'
+        rate = self.served / (time.monotonic() - self.start)
+        health = f'{{"served": {self.served}, "requests_per_second": {rate:.3f}}}'
         self.answer(*(200, health) if self.path == "/health" else (404, "GET /health, or POST a picture"))
 
     def do_POST(self) -> None:
@@ -42,10 +42,6 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "image/png" if isinstance(content, bytes) else "text/plain")
         self.end_headers()
         self.wfile.write(content if isinstance(content, bytes) else f"{content}\n".encode())
-
-
-def rate() -> float:
-    return Handler.served / (time.monotonic() - Handler.start)
 
 
 def translated(body: bytes) -> "tuple[int, str | bytes]":
@@ -70,10 +66,14 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one. Default: 8000")
     parser.add_argument("--workers", type=int, default=2, help="Pictures at work at once. Default: 2")
     arguments = parser.parse_args()
-    first = psp_rt.Translator(arguments.engine)
+    try:
+        first = psp_rt.Translator(arguments.engine)
+        server = ThreadingHTTPServer(("127.0.0.1", arguments.port), Handler)
+    except (psp_rt.PspError, OSError, OverflowError) as error:
+        raise SystemExit(f"Error: {error}") from None
     for worker in (first, *(first.clone() for _ in range(arguments.workers - 1))):
         WORKERS.put(worker)
-    with ThreadingHTTPServer(("127.0.0.1", arguments.port), Handler) as server, suppress(KeyboardInterrupt):
+    with server, suppress(KeyboardInterrupt):
         print(f"http://127.0.0.1:{server.server_port} on {first.runs_on}", flush=True)
         server.serve_forever()
-    print(f"{Handler.served} pictures, {rate():.2f} a second")
+    print(f"{Handler.served} pictures, {Handler.served / (time.monotonic() - Handler.start):.2f} a second")

@@ -234,3 +234,10 @@ def test_it_says_at_the_end_how_fast_it_was(server):
     assert process.returncode == 0, error
     assert re.fullmatch(rf"{served} pictures, \d+\.\d\d a second\n", out)
     assert "Traceback" not in error
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path):
+    for words in ((SKETCH, "--port", 99999), (tmp_path / "no.engine",)):
+        code, _, error = run("http_server.py", *words)
+        assert code == 1
+        assert error.startswith("Error: ")
