@@ -13,13 +13,14 @@ from benchmarks.plain_training import PlainEncoderLoop, PlainGeneratorLoop
 from benchmarks.training_loops import Files, Spent
 from trainer import encoder_command
 from trainer.gan.config import GanConfig, default_channels
+from trainer.joint.config import generator_of
 from trainer.networks import Generator, GeneratorConfig, official_channels
 from trainer.networks.discriminator import DiscriminatorConfig
 from trainer.precision import computes_bf16
 from trainer.tasks import Recipe
 
 PLAIN = "plain PyTorch, fp32"
-SMALL_GENERATOR = GeneratorConfig(channels=(192, 192, 128, 64, 32), style_dim=128, mapping_layers=4)
+SMALL_GENERATOR = generator_of(64)
 
 
 class Loop(Protocol):

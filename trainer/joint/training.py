@@ -128,11 +128,15 @@ def open_run(
     run = Run.start(config, device=team.device)
     for start in start_from:
         task = run.take_over(start.path, task=start.task)
-        known = pairs[task]
-        chosen = np.linspace(0, len(known) - 1, min(len(known), MEASURED)).astype(np.int64)
+        sources = spread_out(pairs[task], MEASURED).sources.to(run.device)
         for model in (run.model, run.average):
-            spread_statistics(model.encoders[task], known.plain(chosen).sources.to(run.device))
+            spread_statistics(model.encoders[task], sources)
     return run
+
+
+def spread_out(pairs: Pairs, count: int) -> Batch:
+    """Return at most `count` pairs from the whole of a set, unvaried."""
+    return pairs.plain(np.linspace(0, len(pairs) - 1, min(len(pairs), count)).astype(np.int64))
 
 
 def next_batches(run: Run, pairs: dict[str, Pairs], team: Team) -> dict[str, Batch]:
@@ -165,7 +169,6 @@ def look_back(
 def start_mapping(run: Run, pairs: dict[str, Pairs]) -> None:
     """Give the discriminator random pictures that are like the photos; from there on it teaches."""
     fit_mapping(run.model, pairs)
-    run.average.generator.style.load_state_dict(run.model.generator.style.state_dict())
     run.mapping_set = True
 
 
@@ -186,8 +189,7 @@ def fit_mapping(model: Model, pairs: dict[str, Pairs]) -> float:
 @torch.no_grad()
 def fit_discriminator(run: Run, pairs: dict[str, Pairs], lpips: LpipsAlex) -> None:
     """Tell the discriminator how large the feature maps of photos are."""
-    known = pairs[run.config.tasks[0]]
-    photos = known.plain(np.linspace(0, len(known) - 1, min(len(known), MEASURED // 4)).astype(np.int64))
+    photos = spread_out(pairs[run.config.tasks[0]], MEASURED // 4)
     run.discriminator.measure(lpips.maps(enlarge(photos.targets.to(run.device))))
 
 
