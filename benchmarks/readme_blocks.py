@@ -4,8 +4,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from benchmarks.aims import OTHERS
+from benchmarks.curves import Axis
 from benchmarks.paper import OUTPUT_SIDE
+from benchmarks.scaling_tables import AXES, PER, point
 
+SCALED = ("end to end", "peak memory")
 STAGES = ("encode", "generate", "end to end")
 NAMES = {
     "pytorch-original": "PyTorch, original formulation",
@@ -33,7 +36,10 @@ Medians = Mapping[tuple[str, str], float]  # (contender, stage) -> ms
 
 
 def latency(content: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the medians of each model, and what else is promised."""
+    """Yield the medians of each model, and what else is promised; of a scaling run its curves."""
+    if content["scaling"]:
+        yield from _scaling(content)
+        return
     where = content["provenance"]
     measured = [model for model in content["models"] if model["timings"]]
     for number, model in enumerate(measured):
@@ -58,6 +64,39 @@ def latency(content: Mapping[str, Any]) -> Iterator[str]:
                 f"{fresh['what']}: import {fresh['import_s']:.2f} s, open {fresh['open_s']:.2f} s, first "
                 f"picture {fresh['first_run_s']:.2f} s, peak memory {fresh['peak_mib']:.0f} MiB."
             )
+
+
+def _scaling(content: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how psp_rt's time and memory grow, with the lines that fit."""
+    where, curves = content["provenance"], content["scaling"]
+    ours = next(name for name in OURS if name in {curve["contender"] for curve in curves})
+    yield (
+        f"{NAMES[ours]}, end to end, {where['threads']} threads on {where['cpu']} ({where['cpus']} cores), "
+        f"medians of {content['settings']['rounds']} rounds; lines of least squares, in brackets the root "
+        "mean square of what they leave:"
+    )
+    yield ""
+    yield "| against | model | what | measured | line |"
+    yield "| --- | --- | --- | --- | --- |"
+    for axis in AXES:
+        for curve in curves:
+            if (curve["axis"], curve["contender"]) == (axis, ours) and curve["what"] in SCALED:
+                yield _curve(axis, curve)
+
+
+def _curve(axis: Axis, curve: Mapping[str, Any]) -> str:
+    unit = curve["unit"]
+    what = "peak memory, MiB" if unit == "MiB" else "time, ms"
+    measured = ", ".join(f"{point(axis, x)}: {_whole(value)}" for x, value in curve["points"])
+    line = curve["line"]
+    fitted = "" if line is None else (
+        f"{_whole(line['fixed'])} + {_whole(line['slope'])} a {PER[axis]} ({_whole(line['residual'])})"
+    )  # fmt: skip
+    return f"| {AXES[axis]} | {curve['model']} | {what} | {measured} | {fitted} |"
+
+
+def _whole(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}"
 
 
 def _heading(model: Mapping[str, Any]) -> str:

@@ -64,7 +64,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("engine")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one. Default: 8000")
-    parser.add_argument("--workers", type=int, default=2, help="Pictures at work at once. Default: 2")
+    parser.add_argument("--workers", type=int, choices=range(1, 17), default=2, help="Default: 2")
     arguments = parser.parse_args()
     try:
         first = psp_rt.Translator(arguments.engine)

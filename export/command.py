@@ -12,10 +12,11 @@ from export import checkpoints
 from export.engine import Precision, Settings, export_engine
 from export.inspect_command import inspect_command
 from export.onnx_files import Storage
-from export.shown_errors import Command
 from psp_rt.build import BuildRequest, prepare
 from psp_rt.build_command import build_and_tell
+from psp_rt.description import in_words
 from psp_rt.engine_writer import check_apart
+from psp_rt.shown_errors import Command
 from psp_rt.tensorrt_build import BuildOptions
 from trainer.networks import Noise
 
@@ -137,8 +138,9 @@ def main(
         model = replace(model, task=task)
     settings = Settings(noise=noise, storage=weights, precision=precision, pictures=pictures, force=force)
     manifest = export_engine(model, output, settings, report=lambda step: click.echo(f"... {step}"))
-    for name, figure in manifest.parity.items():
-        click.echo(f"{name:24} {figure:.3g}")
+    click.echo("against PyTorch:")
+    for name, text in in_words(manifest.parity).items():
+        click.echo(f"  {name:24} {text}")
     for graph, layers in manifest.fp32_layers.items():
         if layers:
             click.echo(f"in FP32 for their range    {graph}: {', '.join(layers)}")

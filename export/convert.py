@@ -15,13 +15,13 @@ import click
 
 from export import checkpoints
 from psp_rt.engine_writer import check_apart, check_writable
-from psp_rt.errors import PspError
+from psp_rt.shown_errors import Command
 from trainer import checkpoint
 
 File = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("source", type=File)
 @click.argument("output", type=File)
 def main(source: Path, output: Path) -> None:
@@ -30,10 +30,7 @@ def main(source: Path, output: Path) -> None:
     Reads NVIDIA's stylegan2-ada .pkl and everything else that `python -m export` does. Nothing stored
     in a file is ever executed.
     """
-    try:
-        config = convert(source, output)
-    except PspError as error:
-        raise click.ClickException(str(error)) from error
+    config = convert(source, output)
     click.echo(f"wrote {output}: StyleGAN2 of {config['size']} pixels, {config['num_styles']} styles")
 
 

@@ -7,10 +7,10 @@ import click
 
 from export import inspect_tables, plan_layers
 from export.inspection import Inspection, compare_precisions, view_graphs
-from export.shown_errors import Command
 from psp_rt import EngineFile, OutputError
 from psp_rt.device import default_threads
 from psp_rt.engine_writer import check_apart, check_writable
+from psp_rt.shown_errors import Command
 
 File = click.Path(path_type=Path)
 RUNS = 10

@@ -22,7 +22,8 @@ from export.recovered_generator import generator_of
 from export.traced import Graph, OtherOperators
 from psp_rt import EngineFile, Manifest
 from psp_rt.engine_writer import check_apart, check_writable
-from psp_rt.errors import InputError, PspError
+from psp_rt.errors import InputError
+from psp_rt.shown_errors import Command
 from trainer import checkpoint
 from trainer.checkpoint import Checkpoint
 from trainer.networks import (
@@ -38,19 +39,16 @@ File = click.Path(path_type=Path)
 EXPECTED = "expected an engine with an encoder that `python -m export` made"
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("engine", type=File)
 @click.argument("output", type=File)
 def main(engine: Path, output: Path) -> None:
     """Write the model of ENGINE into OUTPUT, a checkpoint for the trainer and for `python -m export`."""
-    try:
-        check_apart(output, engine)
-        check_writable(output)
-        found = recover(engine)
-        check(found, engine)
-        checkpoint.save(output, found)
-    except PspError as error:
-        raise click.ClickException(str(error)) from error
+    check_apart(output, engine)
+    check_writable(output)
+    found = recover(engine)
+    check(found, engine)
+    checkpoint.save(output, found)
     config = found.model.generator.config
     click.echo(f"wrote {output}: {found.task}, {config.size} pixels, {config.num_styles} styles")
 

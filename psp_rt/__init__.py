@@ -16,7 +16,7 @@ Where to look:
     backends/                               the runtimes, behind one protocol
     cuda, cuda_work                         the driver calls that they make
     plans, build, tensorrt_build, ...       TensorRT plans inside the file
-    cli, doctor, description, output_files  the command
+    cli, run_command, build_command, ...    the command: run, build, info, doctor
 """
 
 from .device_array import DeviceArray

@@ -12,6 +12,7 @@ from .backends.tensorrt import TensorRtBackend
 from .build import BuildRequest, build
 from .choice import Machine, choose
 from .cuda import load_driver
+from .description import PLAN_FIGURES, in_words
 from .engine_file import EngineFile
 from .errors import PspError
 from .plans import PlanRecord
@@ -98,8 +99,8 @@ def build_and_tell(request: BuildRequest) -> PlanRecord:
     click.echo(f"wrote {request.output or request.engine}: plans/{record.target}")
     if problem:
         click.echo(f"the plans were not compared with the graphs: {problem}")
-    for name, figure in record.parity.items():
-        click.echo(f"{name} {figure:.1f}, of the plans against the portable graphs")
+    for name, text in in_words(record.parity, PLAN_FIGURES).items():
+        click.echo(f"{name}: {text}, of the plans against the portable graphs")
     return record
 
 

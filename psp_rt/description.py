@@ -16,8 +16,15 @@ FIGURES = {  # of the manifest's parity: how people read it, and its unit
     "picture_max_levels": ("pictures, FP32", "at most {:g} grey levels"),
     "picture_psnr_db": ("pictures, FP32", "{:.1f} dB"),
     "fp16_weights_psnr_db": ("weights stored as FP16", "{:.1f} dB"),
+    "fp16_generator_psnr_db": ("FP16 generator, emulated", "{:.1f} dB"),
     "fp16_end_to_end_psnr_db": ("FP16 graphs, emulated", "{:.1f} dB"),
 }
+PLAN_FIGURES = {  # likewise, of a plan's
+    "styles_psnr_db": ("styles of seeds", "{:.1f} dB"),
+    "codes_psnr_db": ("codes", "{:.1f} dB"),
+    "picture_psnr_db": ("pictures", "{:.1f} dB"),
+}
+GRAPHS = {"fp32": "fp32", "fp16": "fp32, and fp16 for TensorRT plans"}
 
 
 def described(file: EngineFile) -> Iterator[str]:
@@ -26,7 +33,7 @@ def described(file: EngineFile) -> Iterator[str]:
     groups = {
         "Model": _model(manifest),
         "On this machine": {"auto takes": runs_on(Machine(), file)},
-        "Against PyTorch": _parity(manifest.parity),
+        "Against PyTorch": in_words(manifest.parity),
         "Made from": dict(manifest.provenance),
         "Members": {name: _megabytes(member.size) for name, member in manifest.members.items()},
         "TensorRT plans": {target: _plan(record) for target, record in plans.items()},
@@ -60,14 +67,16 @@ def _model(manifest: Manifest) -> dict[str, str]:
         "gives": f"rgb, {output.height} x {output.width}",
         "styles": f"{manifest.num_styles} rows of {manifest.style_dim}",
         "noise": manifest.noise,
-        "precision": f"{manifest.precision}, weights stored as {manifest.weights}",
+        "graphs": GRAPHS[manifest.precision],
+        "weights": f"stored as {manifest.weights}",
     }
 
 
-def _parity(figures: Mapping[str, float]) -> dict[str, str]:
+def in_words(figures: Mapping[str, float], words: Mapping[str, tuple[str, str]] = FIGURES) -> dict[str, str]:
+    """Return figures of parity as people read them: what was compared, and how far it is off."""
     lines: dict[str, str] = {}
     for key, value in figures.items():
-        name, form = FIGURES.get(key, (key, "{:g}"))
+        name, form = words.get(key, (key, "{:g}"))
         text = form.format(value)
         lines[name] = f"{lines[name]}, {text}" if name in lines else text
     return lines

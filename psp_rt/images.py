@@ -31,6 +31,12 @@ Pixels = npt.NDArray[np.uint8]
 
 MAX_PIXELS = 178_956_970  # PIL's own limit; half a gigabyte of RGB
 COLORS = ("bgr", "rgb")
+_ADDRESS = "; pictures are read from files: download it first"
+_HINTS = {
+    "http:": _ADDRESS,
+    "https:": _ADDRESS,
+    "-": "; pictures are not read from standard input",
+}
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "nearest": Image.Resampling.NEAREST}
 
 
@@ -75,7 +81,8 @@ def load(path: str | os.PathLike[str]) -> Image.Image:
             f"{path} is too large: expected at most {MAX_PIXELS} pixels; make it smaller first"
         ) from None
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+        hint = _HINTS.get(str(path).partition("/")[0], "")
+        raise InputError(f"{path} cannot be read: {error.strerror or error}{hint}") from None
     except (
         Exception
     ) as error:  # Pillow's decoders raise many kinds (SyntaxError, struct.error) on a corrupt file

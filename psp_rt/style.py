@@ -72,7 +72,7 @@ class StyleMix:
         if layers is not None and rows is not None:
             raise InputError("both layers and rows are given; pass one of them")
         if layers is not None:
-            _ranges(layers)
+            layer_ranges(layers)
         self.layers, self.rows = layers, rows
         self.alpha = _floats(alpha)
         if self.alpha.ndim > 1 or not np.isfinite(self.alpha).all():
@@ -129,7 +129,7 @@ def layer_rows(layers: str, num_styles: int) -> list[int]:
         [0, 1, 2, 8]
     """
     rows: list[int] = []
-    for first, last in _ranges(layers):
+    for first, last in layer_ranges(layers):
         upto = num_styles if last is None else last
         if max(first, upto) > num_styles:
             raise InputError(
@@ -170,7 +170,7 @@ def _floats(values: Any) -> Codes:
         return np.full(1, np.nan, np.float32)
 
 
-def _ranges(layers: Any) -> list[tuple[int, int | None]]:
+def layer_ranges(layers: Any) -> list[tuple[int, int | None]]:
     """Return the first and last layer of each part, the last None where it is left open."""
     ranges: list[tuple[int, int | None]] = []
     for part in layers.split(",") if isinstance(layers, str) else [""]:

@@ -424,9 +424,9 @@ def test_the_command_says_its_steps_and_what_it_made(engine, trt, tmp_path):
         "plans for NVIDIA H200 of compute capability 9.0 with TensorRT 10.13.3.9 on "
         f"{platform.system()} {platform.machine()}, batches 1 to 8",
         f"wrote {engine}: plans/{TARGET}",
-        "styles_psnr_db 99.0, of the plans against the portable graphs",
-        "codes_psnr_db 99.0, of the plans against the portable graphs",
-        "picture_psnr_db 99.0, of the plans against the portable graphs",
+        "styles of seeds: 99.0 dB, of the plans against the portable graphs",
+        "codes: 99.0 dB, of the plans against the portable graphs",
+        "pictures: 99.0 dB, of the plans against the portable graphs",
     ]
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from psp_rt import StyleMix, Translator, doctor
 from psp_rt.cli import main
+from psp_rt.images import load
 from psp_rt.output_files import save
 from tests import tiny_engine
 from tests.test_choice import NO_OPENVINO, ONE_GPU, WITH_CUDA, machine
@@ -119,6 +120,52 @@ def test_a_style_may_come_from_another_picture(engine, folder, tmp_path, transla
     np.testing.assert_array_equal(
         read(tmp_path / "f.png"), translator.run(read(folder / "a.png"), style=style)
     )
+
+
+def test_run_says_which_layers_it_mixes(folder, tmp_path):
+    asked = ("run", MODEL, folder / "a.png", "--output", tmp_path / "x.png", "--seeds", "1")
+    assert "mixes layers 8-12 of 12; --layers chooses others\n" in psp_rt(*asked).stderr
+    assert "mixes layers 2-3 of 12\n" in psp_rt(*asked, "--layers", "2-3").stderr
+
+
+def test_layers_that_cannot_be_are_refused_before_the_engine_is_opened(folder, tmp_path):
+    refused = psp_rt("run", "no.engine", folder, "--output", tmp_path, "--seeds", "1", "--layers", "two")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "layers is 'two'; expected the paper's layers" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [("https://example.org/a.png", "download it first"), ("-", "not read from standard input")],
+)
+def test_pictures_are_read_from_files_alone(engine, tmp_path, given, hint):
+    refused = psp_rt("run", engine, given, "--output", tmp_path / "x.png")
+    assert refused.exit_code == 1
+    assert hint in refused.stderr
+
+
+def test_an_interrupted_folder_says_what_is_written(engine, folder, tmp_path, monkeypatch):
+    pictures = iter([load(folder / "a.png")])
+
+    def next_or_interrupt(path: Path) -> Image.Image:
+        for picture in pictures:
+            return picture
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("psp_rt.run_command.load", next_or_interrupt)
+    done = psp_rt("run", engine, folder, "--output", tmp_path / "out")
+    assert done.exit_code == 130
+    assert "interrupted; 1 of 3 pictures are written" in done.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+
+
+def test_an_interrupt_while_the_engine_opens_is_a_word(engine, folder, tmp_path, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("psp_rt.run_command.Translator", interrupted)
+    done = psp_rt("run", engine, folder / "a.png", "--output", tmp_path / "x.png")
+    assert (done.exit_code, done.output) == (130, "interrupted\n")
 
 
 def test_couple_puts_the_input_beside_the_result(engine, folder, tmp_path, translator):
@@ -229,7 +276,7 @@ def test_a_damaged_engine_is_a_message_and_no_traceback(tmp_path, folder):
 
 
 def test_a_bug_keeps_its_traceback(engine, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("psp_rt.cli.save", lambda *_: 1 / 0)
+    monkeypatch.setattr("psp_rt.run_command.save", lambda *_: 1 / 0)
     done = psp_rt("run", engine, folder / "a.png", "-o", tmp_path / "f.png")
     assert isinstance(done.exception, ZeroDivisionError)
 

@@ -369,6 +369,24 @@ def test_a_dry_run_needs_no_files(task):
     assert settings["recipe"]["encoder"] == "w"
     assert settings["generator_size"] == 1024
     assert settings["encoder_parameters"] > 30e6
+    needs = settings["needs"]
+    assert "rosinality" in needs["--generator"]
+    assert ("--pairs" in needs) == (settings["recipe"]["source"] == "pairs")
+    losses = settings["recipe"]["losses"]
+    assert ("--identity" in needs) == (losses["identity"] > 0)
+    assert "alexnet" in needs["--lpips-features"]
+
+
+def test_a_dry_run_names_no_file_that_is_given_or_whose_loss_is_left_out(generator_path, faces, tmp_path):
+    changes = ["--set", "losses.identity=0", "--set", "lpips_network=vgg"]
+    result = CliRunner().invoke(main, [*arguments(faces, generator_path, tmp_path), *changes, "--dry-run"])
+    needs = json.loads(result.output)["needs"]
+    assert not {"--generator", "--images", "--output", "--identity"} & set(needs)
+
+
+def test_the_generator_of_an_engine_is_had_by_another_command():
+    with pytest.raises(PspError, match=r"python -m export.recover FILE.engine FILE.pt"):
+        generator_file.load(ROOT / "models" / "sketch.engine")
 
 
 def test_a_dry_run_resolves_the_sizes_of_a_generator_that_is_given(generator_path):

@@ -1,6 +1,7 @@
 """Joint training: it learns, resumes exactly, and loses nothing to a full disk or a divergence."""
 
 import errno
+import json
 import os
 import signal
 from dataclasses import replace
@@ -536,9 +537,20 @@ def test_the_command_trains_and_reports_and_fails_with_a_message(tmp_path, faces
     assert done.exit_code == 0, done.output
     assert '"images_seen": 8' in done.output
     unknown = CliRunner().invoke(main, [*arguments, "--set", "adversary=1"])
-    assert "--set has the unknown value adversary; known are generator, input_size" in unknown.output
+    assert "--set has the unknown value adversary; did you mean adversarial?" in unknown.output
     (tmp_path / "run" / "latest.pt").write_bytes(b"something else")
     failed = CliRunner().invoke(main, arguments)
     assert failed.exit_code == 1
     assert "latest.pt cannot be read as a checkpoint" in failed.output
     assert isinstance(failed.exception, SystemExit)
+
+
+def test_a_dry_run_of_the_command_shows_settings_and_what_is_still_to_be_named(faces):
+    asked = ["joint", "--images", str(faces), "--size", "128", "--head-width", "50", "--set", "batch=4"]
+    settings = json.loads(CliRunner().invoke(main, [*asked, "--dry-run"]).output)
+    assert (settings["generator_size"], settings["settings"]["batch"]) == (128, 4)
+    assert 1.5e6 < settings["encoder_parameters"]["sketch"] < settings["generator_parameters"]
+    assert list(settings["needs"]) == ["--validation", "--lpips-features", "--lpips-heads", "--output"]
+    assert "https://" in settings["needs"]["--lpips-features"]
+    refused = CliRunner().invoke(main, asked)
+    assert "name a folder of portraits of others to measure on with --validation" in refused.output

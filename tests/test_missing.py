@@ -34,3 +34,18 @@ def test_a_missing_module_of_our_own_keeps_its_traceback():
 
     with pytest.raises(ModuleNotFoundError), explained(needed_for="this", install="that"):
         raise ModuleNotFoundError("no", name="psp_rt.gone")
+
+
+@pytest.mark.parametrize("package", ["export", "trainer"])
+def test_an_interrupt_while_packages_are_imported_is_a_word(package):
+    code = (
+        "import builtins, runpy, sys\n"
+        "real = builtins.__import__\n"
+        "def stopped(name, *rest, **more):\n"
+        "    if name == 'torch': raise KeyboardInterrupt\n"
+        "    return real(name, *rest, **more)\n"
+        "builtins.__import__ = stopped\n"
+        f"runpy.run_module({package!r}, run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")

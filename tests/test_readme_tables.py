@@ -44,6 +44,22 @@ def test_all_models_of_a_file_have_a_table_and_skipped_ones_none(tmp_path: Path)
     assert "output 512, w encoder)" in found
 
 
+def test_a_scaling_run_shows_how_time_and_memory_of_psp_rt_grow(tmp_path: Path):
+    content = json.loads(CPU.read_text())
+    common = {"model": "psp-256", "contender": "psp_rt-openvino", "line": None}
+    line = {"fixed": 12.4, "slope": 118.0, "residual": 3.21}
+    time = {**common, "axis": "batch", "what": "end to end", "unit": "ms", "points": [[1, 130.2], [2, 250.0]]}
+    memory = {**common, "axis": "size", "what": "peak memory", "unit": "MiB", "points": [[0.065536, 900.0]]}
+    other = {**time, "contender": "psp_rt-cpu", "points": [[1, 77777.0]]}
+    content["scaling"] = [memory, {**time, "line": line}, other, {**time, "what": "encode"}]
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    rows = [row for row in readme_tables.updated(place("all"), tmp_path).splitlines() if "psp-256" in row]
+    assert rows == [
+        "| batch | psp-256 | time, ms | 1: 130, 2: 250 | 12 + 118 a picture (3.2) |",
+        "| output size | psp-256 | peak memory, MiB | 256: 900 |  |",
+    ]
+
+
 def test_times_of_a_gpu_are_in_milliseconds_against_the_original_on_it(tmp_path: Path):
     content = json.loads(CPU.read_text())
     names = {"pytorch-original": "pytorch-original-cuda", "psp_rt-cpu": "psp_rt-tensorrt-fp16"}

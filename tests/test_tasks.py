@@ -91,7 +91,9 @@ def test_single_values_can_be_changed():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("bach=16", r"unknown value bach; known are task, .*batch"),
+        ("bach=16", r"unknown value bach; did you mean batch\?"),
+        ("lpips=0", r"unknown value lpips; did you mean losses.lpips\?"),
+        ("zzz=16", r"unknown value zzz; known are task, .*batch"),
         ("losses.ssim=1", "losses has the unknown value ssim; known are l2"),
         ("losses.l2=-1", "loss l2 is -1.0, expected 0 or more"),
         ("losses=3", "losses is 3, expected a table of weights"),

@@ -2,21 +2,11 @@
 
 import click
 
-from psp_rt.errors import PspError
+from psp_rt.shown_errors import Commands
 from trainer import encoder_command
 from trainer.evaluation import command as evaluation_command
 from trainer.gan import command as gan_command
 from trainer.joint import command as joint_command
-
-
-class Commands(click.Group):
-    """Shows our own errors as messages; anything else is a bug and keeps its traceback."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except PspError as error:
-            raise click.ClickException(str(error)) from error
 
 
 @click.group(cls=Commands)

@@ -16,7 +16,7 @@ from trainer.encoder_data import TrainingSet
 from trainer.encoder_run import Run
 from trainer.encoder_training import check_share, train
 from trainer.losses import arcface, weight_files
-from trainer.losses.criterion import Criterion
+from trainer.losses.criterion import Criterion, needed_files
 from trainer.losses.identity import Identity
 from trainer.losses.lpips import Lpips, LpipsAlex, LpipsVgg
 from trainer.losses.moco import Moco
@@ -85,7 +85,7 @@ def command(
     chosen = choose(task, recipe, changes if encoder is None else (*changes, f'encoder="{encoder}"'))
     files = Files(**named)
     if dry_run:
-        click.echo(json.dumps(describe(chosen, files), indent=2))
+        click.echo(json.dumps(describe(chosen, files, output), indent=2))
         return
     with team.joined(device) as member:
         run_training(chosen, files, output, member, compiled=compiled)
@@ -103,7 +103,7 @@ def choose(task: str | None, recipe: Path | None, changes: tuple[str, ...]) -> R
     return tasks.default(task, changes)
 
 
-def describe(recipe: Recipe, files: Files) -> dict[str, Any]:
+def describe(recipe: Recipe, files: Files, output: Path | None = None) -> dict[str, Any]:
     """Return the settings as they would run; without a generator, for the official size."""
     config = GeneratorConfig(channels=official_channels(1024))
     if files.generator:
@@ -111,13 +111,31 @@ def describe(recipe: Recipe, files: Files) -> dict[str, Any]:
     recipe = tasks.with_sizes(recipe, config)
     with torch.device("meta"):  # no memory for weights that nobody uses
         encoder = Encoder.create(recipe.encoder_config(config))
+    named = {name: str(path) for name, path in {**vars(files), "output": output}.items() if path}
     return {
         "recipe": recipe.to_dict(),
-        "files": {name: str(path) for name, path in vars(files).items() if path},
+        "files": named,
+        "needs": {option: what for option, what in needs(recipe).items() if _field(option) not in named},
         "generator_size": config.size,
         "num_styles": config.num_styles,
         "encoder_parameters": sum(value.numel() for value in encoder.parameters()),
     }
+
+
+def needs(recipe: Recipe) -> dict[str, str]:
+    """Return the options that training takes, each with what it wants and where that is had."""
+    pairs = {"--pairs": "a folder of inputs, of the same names"} if recipe.source == "pairs" else {}
+    return {
+        "--generator": generator_file.SOURCE,
+        "--images": "a folder of photos",
+        **pairs,
+        **needed_files(recipe.losses, recipe.lpips_network),
+        "--output": "a folder for the run",
+    }
+
+
+def _field(option: str) -> str:
+    return option.removeprefix("--").replace("-", "_")
 
 
 def run_training(
@@ -169,7 +187,7 @@ def load_criterion(recipe: Recipe, files: Files) -> Criterion:
         lpips = kind.load(features=files.lpips_features, heads=files.lpips_heads)
     identity = Identity.load(files.identity) if weights.identity and files.identity else None
     moco = Moco.load(files.moco) if weights.moco and files.moco else None
-    return Criterion(weights, lpips=lpips, identity=identity, moco=moco)
+    return Criterion(weights, lpips=lpips, identity=identity, moco=moco, lpips_network=recipe.lpips_network)
 
 
 def hash_files(recipe: Recipe, files: Files) -> dict[str, str]:

@@ -17,7 +17,10 @@ SOURCE = (
     "a generator made by `python -m trainer generator`, a StyleGAN2 in rosinality's format (g_ema), "
     "an official pSp checkpoint, or a checkpoint of this trainer"
 )
-PICKLES = "; convert NVIDIA's stylegan2-ada .pkl first: python -m export.convert FILE.pkl FILE.pt"
+HINTS = {
+    ".pkl": "; convert NVIDIA's stylegan2-ada .pkl first: python -m export.convert FILE.pkl FILE.pt",
+    ".engine": "; turn an engine back first: python -m export.recover FILE.engine FILE.pt",
+}
 
 
 def load(path: Path) -> tuple[Generator, Tensor]:
@@ -27,7 +30,7 @@ def load(path: Path) -> tuple[Generator, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no common error for a file that is not its own
         reason = " ".join(str(error).split())[:160]
-        hint = PICKLES if path.suffix == ".pkl" else ""
+        hint = HINTS.get(path.suffix.lower(), "")
         raise InputError(
             f"{path} cannot be read as a generator ({reason}); expected {SOURCE}{hint}"
         ) from error

@@ -1,8 +1,9 @@
 """Settings as users write them, ``NAME=VALUE``, and as a dataclass wants them."""
 
+import difflib
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from psp_rt.errors import InputError
@@ -34,12 +35,21 @@ def typed(kind: type, values: Mapping[str, Any], name: str) -> dict[str, Any]:
     hints = get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
     if unknown:
-        raise InputError(f"{name} has the unknown value {unknown[0]}; known are {', '.join(hints)}")
+        known = _meant(unknown[0], hints) or f"known are {', '.join(hints)}"
+        raise InputError(f"{name} has the unknown value {unknown[0]}; {known}")
     missing = [f.name for f in fields(kind) if f.name in NEEDED]
     missing = [each for each in missing if each not in values]
     if missing:
         raise InputError(f"{name} does not say its {missing[0]}")
     return {key: _value(value, hints[key], f"{name}: {key}") for key, value in values.items()}
+
+
+def _meant(unknown: str, hints: Mapping[str, Any]) -> str:
+    """Return what a name was perhaps meant to be; empty if that cannot be guessed."""
+    tables = [name for name, hint in hints.items() if is_dataclass(hint)]
+    inside = [name for name in tables if unknown in (each.name for each in fields(hints[name]))]
+    near = [f"{inside[0]}.{unknown}"] if inside else difflib.get_close_matches(unknown, hints, n=1)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def _value(value: Any, hint: Any, name: str) -> Any:

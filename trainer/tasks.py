@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from psp_rt.errors import InputError
-from trainer.losses.criterion import LossWeights
+from trainer.losses.criterion import LossWeights, LpipsNetwork
 from trainer.networks import EncoderConfig, EncoderKind, GeneratorConfig, Noise
 from trainer.settings import parse_change, typed
 
@@ -76,7 +76,7 @@ class Recipe:
     factors: tuple[int, ...] = ()
     labels: int | None = None
     losses: LossWeights = field(default_factory=LossWeights)
-    lpips_network: Literal["alex", "vgg"] = "alex"
+    lpips_network: LpipsNetwork = "alex"
     loss_size: int = 256
     encoder: EncoderKind = "psp"
     input_size: int = 256

@@ -1,6 +1,7 @@
 """The weighted sum of losses that an encoder learns from (pSp, section 3.1)."""
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,8 @@ from trainer.losses import moco as mocos
 from trainer.losses.identity import INNER_FACE, Identity
 from trainer.losses.lpips import Lpips
 from trainer.losses.moco import Moco
+
+LpipsNetwork = Literal["alex", "vgg"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,20 @@ class LossWeights:
                 )
 
 
+_NAMES = tuple(each.name for each in fields(LossWeights))
+
+
+def needed_files(weights: LossWeights, lpips_network: LpipsNetwork) -> dict[str, str]:
+    """Return the options that name the files of the losses that count, each with where such a file is had."""
+    features = perceptual.ALEX if lpips_network == "alex" else perceptual.VGG
+    lpips = {"--lpips-features": features.source, "--lpips-heads": features.heads_source}
+    return {
+        **(lpips if weights.lpips or weights.inner_lpips else {}),
+        **({"--identity": identities.SOURCE} if weights.identity else {}),
+        **({"--moco": mocos.SOURCE} if weights.moco else {}),
+    }
+
+
 class Criterion(nn.Module):
     """Compute every loss that counts, and their weighted sum."""
 
@@ -55,15 +72,20 @@ class Criterion(nn.Module):
         lpips: Lpips | None = None,
         identity: Identity | None = None,
         moco: Moco | None = None,
+        lpips_network: LpipsNetwork = "alex",
     ) -> None:
         super().__init__()
         self.weights = weights
         self.lpips, self.identity, self.moco = lpips, identity, moco
-        _need(weights.lpips, "lpips", lpips, "--lpips-features and --lpips-heads", perceptual.ALEX.source)
-        _need(weights.inner_lpips, "inner_lpips", lpips, "--lpips-features and --lpips-heads",
-              perceptual.ALEX.source)  # fmt: skip
-        _need(weights.identity, "identity", identity, "--identity", identities.SOURCE)
-        _need(weights.moco, "moco", moco, "--moco", mocos.SOURCE)
+        networks = {"lpips": lpips, "inner_lpips": lpips, "identity": identity, "moco": moco}
+        for name, network in networks.items():
+            if getattr(weights, name) and network is None:
+                files = needed_files(LossWeights(**dict.fromkeys(_NAMES, 0.0) | {name: 1.0}), lpips_network)
+                listed = " and ".join(f"{option} ({source})" for option, source in files.items())
+                raise InputError(
+                    f"the loss {name} has the weight {getattr(weights, name)} but no file: name it with "
+                    f"{listed}, or leave the loss out with --set losses.{name}=0"
+                )
 
     def forward(self, images: Tensor, targets: Tensor, offsets: Tensor) -> dict[str, Tensor]:
         """Return the losses by name, and their weighted sum as ``total``.
@@ -103,11 +125,3 @@ def _difference(network: Identity | Moco, images: Tensor, targets: Tensor) -> Te
     with torch.no_grad():
         wanted = network.embed(targets)
     return 1 - (network.embed(images) * wanted).sum(dim=1).mean()
-
-
-def _need(weight: float, name: str, network: nn.Module | None, option: str, source: str) -> None:
-    if weight and network is None:
-        raise InputError(
-            f"the loss {name} has the weight {weight} but no file: name it with {option} ({source}), "
-            f"or leave the loss out with --set losses.{name}=0"
-        )
