@@ -215,11 +215,36 @@ def test_the_generator_follows_the_discriminator(pairs, lpips):
 def test_judging_teaches_the_pictures_and_not_the_discriminator(pairs, lpips):
     run = Run.start(CONFIG)
     pictures = torch.rand(2, 3, 32, 32).requires_grad_(True)
-    step.judge(run, step.look(run, lpips, pictures, pictures.detach()).pictures).backward()
+    maps, _ = step.look(run, lpips, pictures, pictures.detach())
+    step.judge(run, maps).backward()
     assert pictures.grad is not None
     assert pictures.grad.abs().max() > 0
     assert all(value.grad is None for value in run.discriminator.parameters())
     assert all(value.requires_grad for value in run.discriminator.parameters())
+
+
+def test_a_closer_look_sees_eyes_nose_and_mouth_alone(lpips):
+    run = Run.start(replace(CONFIG, closer=0.5))
+    photos = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for rows, of_whole, of_closer in ((slice(0, 8), True, False), (slice(14, 18), True, True)):
+        pictures = photos.clone()
+        pictures[:, :, rows] = 0
+        whole, closer = step.looks(run, lpips, pictures, photos)
+        assert (whole.name, closer.name, closer.weight) == ("lpips", "closer_lpips", 0.5)
+        assert (float(whole.distance(lpips)) > 1e-6) == of_whole
+        assert (float(closer.distance(lpips)) > 1e-6) == of_closer
+
+
+def test_a_closer_look_counts_beside_the_one_at_the_whole(pairs, lpips):
+    config = replace(CONFIG, closer=0.5, adversarial_from=0, images=10_000)
+    (report,) = take_steps(Run.start(config), lpips, pairs, 1)
+    close = report["lpips"] + 0.5 * report["closer_lpips"]
+    total = config.l2 * report["l2"] + config.lpips * close + config.adversarial * report["generator_loss"]
+    assert report["closer_lpips"] > 0
+    torch.testing.assert_close(report["total"], total)
+    without = take_steps(Run.start(replace(config, closer=0.0)), lpips, pairs, 1)[0]
+    assert "closer_lpips" not in without
+    assert float(without["generator_loss"]) != float(report["generator_loss"])
 
 
 def test_scores_do_not_depend_on_how_large_the_maps_of_photos_are(pairs, lpips):

@@ -44,6 +44,21 @@ def test_all_models_of_a_file_have_a_table_and_skipped_ones_none(tmp_path: Path)
     assert "output 512, w encoder)" in found
 
 
+def test_several_encoders_stand_beside_the_papers(tmp_path: Path):
+    content = json.loads(CPU.read_text())
+    assert "Tesla P40" not in readme_tables.updated(place("cpu-1024"))  # pSp alone has its own table
+    ours = {"method": "W", "machine": "here", "seconds": 1.254, "p40_seconds": 0.0249}
+    content["paper"] += [{**ours, "contender": name} for name in ("psp_rt-openvino", "pytorch-original")]
+    (tmp_path / "encoders.json").write_text(json.dumps(content))
+    found = readme_tables.updated(place("encoders"), tmp_path)
+    assert (
+        "| encoder | the paper, Tesla P40 | PyTorch, original formulation | psp_rt (OpenVINO, FP32) |"
+        in found
+    )
+    assert "| W | 0.063 | 1.25 (0.025) | 1.25 (0.025) |" in found
+    assert "| pSp | 0.106 | 1.90 (" in found
+
+
 def test_a_scaling_run_shows_how_time_and_memory_of_psp_rt_grow(tmp_path: Path):
     content = json.loads(CPU.read_text())
     common = {"model": "psp-256", "contender": "psp_rt-openvino", "line": None}

@@ -31,6 +31,8 @@ class JointConfig:
         scaled_learning_rate: Of weights of unit size, which a factor scales at run time.
         discriminator_rate: Of the discriminator.
         shared: Part of the codes whose later rows are replaced by the mean row.
+        closer: How much a look at eyes, nose and mouth alone, enlarged, counts beside the one at the whole
+            picture, for LPIPS and for the discriminator. Faces must be aligned as FFHQ's are.
         adversarial: Weight of the discriminator's judgement; from `adversarial_from` on.
         adversarial_from: Photos after which the discriminator joins in.
         adversarial_speed: Part of the learning rates that then remains for encoders and generator.
@@ -53,6 +55,7 @@ class JointConfig:
     warmup_images: int = 3_000
     l2: float = 1.0
     lpips: float = 0.8
+    closer: float = 0.0
     shared: float = 0.3
     adversarial: float = 0.1
     adversarial_from: int = 40_000

@@ -4,6 +4,7 @@ Random numbers are seeded from the progress, not from what ran before, so a resu
 exactly as if it had never stopped.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +16,12 @@ from trainer.data import Batch
 from trainer.gan.step import draw_codes
 from trainer.joint.discriminator import discriminator_loss, mean_score
 from trainer.joint.run import Run
+from trainer.losses.identity import Box
 from trainer.losses.lpips import LpipsAlex, random_shift, shown, unit_length
 from trainer.precision import half_precision
 from trainer.team import Team
 
+FEATURES = Box(92, 204, 72, 184)  # eyes, nose and mouth of a face that is aligned as FFHQ's are
 MIXING = 0.5  # of the random codes have their later rows from another latent
 
 Report = dict[str, Tensor]
@@ -34,11 +37,13 @@ def train_step(run: Run, lpips: LpipsAlex, batches: dict[str, Batch], team: Team
 
     # Forward.
     pictures = translate(run, batches, random_codes=run.config.random if adversarial else 0)
-    views = look(run, lpips, pictures, targets)
-    report = {"l2": (pictures[: len(targets)] - targets).square().mean(), "lpips": views.distance(lpips)}
-    total = run.config.l2 * report["l2"] + run.config.lpips * report["lpips"]
+    views = looks(run, lpips, pictures, targets)
+    report = {"l2": (pictures[: len(targets)] - targets).square().mean()}
+    report |= {view.name: view.distance(lpips) for view in views}
+    total = run.config.l2 * report["l2"]
+    total = total + run.config.lpips * sum(view.weight * report[view.name] for view in views)
     if adversarial:
-        report["generator_loss"] = -judge(run, views.pictures)
+        report["generator_loss"] = -sum(view.weight * judge(run, view.pictures) for view in views)
         total = total + run.config.adversarial * report["generator_loss"]
     report["total"] = total
 
@@ -78,6 +83,8 @@ def translate(run: Run, batches: dict[str, Batch], *, random_codes: int) -> Tens
 class Views(NamedTuple):
     """Feature maps of pictures and photos, which LPIPS and the discriminator share."""
 
+    name: str  # of its distance in reports
+    weight: float
     pictures: list[Tensor]  # those that have a photo, then those of random codes
     photos: list[Tensor]
 
@@ -88,13 +95,22 @@ class Views(NamedTuple):
         return lpips.distance(made, unit_length(self.photos)).mean()
 
 
-def look(run: Run, lpips: LpipsAlex, pictures: Tensor, photos: Tensor) -> Views:
+def looks(run: Run, lpips: LpipsAlex, pictures: Tensor, photos: Tensor) -> list[Views]:
+    """Return the maps of whole pictures and, where the settings say so, of eyes, nose and mouth alone."""
+    found = [Views("lpips", 1.0, *look(run, lpips, pictures, photos))]
+    if run.config.closer:
+        closer = look(run, lpips, FEATURES.cut(pictures), FEATURES.cut(photos))
+        found.append(Views("closer_lpips", run.config.closer, *closer))
+    return found
+
+
+def look(run: Run, lpips: LpipsAlex, pictures: Tensor, photos: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Return the maps of pictures and photos, both enlarged and shifted alike."""
     shift = random_shift(photos)
     with half_precision(run.device):
         with torch.no_grad():
             wanted = lpips.maps(shown(photos, shift))
-        return Views(lpips.maps(shown(pictures, shift)), wanted)
+        return lpips.maps(shown(pictures, shift)), wanted
 
 
 def judge(run: Run, maps: list[Tensor]) -> Tensor:
@@ -117,17 +133,22 @@ def update_model(run: Run, total: Tensor, team: Team) -> None:
     run.optimizer.step()
 
 
-def update_discriminator(run: Run, views: Views, team: Team) -> Report:
+def update_discriminator(run: Run, views: Sequence[Views], team: Team) -> Report:
     """Teach the discriminator which maps are those of photos."""
     with half_precision(run.device):
-        real = run.discriminator(views.photos)
-        fake = run.discriminator([maps.detach() for maps in views.pictures])
-        loss = discriminator_loss(real, fake)
+        real = [run.discriminator(view.photos) for view in views]
+        fake = [run.discriminator([maps.detach() for maps in view.pictures]) for view in views]
+        losses = [discriminator_loss(*scores) for scores in zip(real, fake, strict=True)]
+        loss = torch.stack(losses).mean()
     run.discriminator_optimizer.zero_grad(set_to_none=True)
     loss.backward()
     team.average_gradients(run.discriminator)
     run.discriminator_optimizer.step()
-    return {"discriminator_loss": loss, "real_score": mean_score(real), "fake_score": mean_score(fake)}
+    return {
+        "discriminator_loss": loss,
+        "real_score": torch.stack([mean_score(scores) for scores in real]).mean(),
+        "fake_score": torch.stack([mean_score(scores) for scores in fake]).mean(),
+    }
 
 
 def share_rows(codes: Tensor, *, probability: float) -> Tensor:
