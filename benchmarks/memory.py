@@ -45,13 +45,14 @@ class Footprint:
             map_bytes=4 * max((prod(shape) for shape in shapes if len(shape) == 4), default=0),
         )
 
-    def needed_bytes(self, *, batch: int) -> int:
-        """Return the memory that measuring takes, all contenders open."""
-        return WEIGHT_COPIES * self.weight_bytes + MAPS_AT_ONCE * batch * self.map_bytes
+    def needed_bytes(self, *, batch: int, opened: bool = False) -> int:
+        """Return the memory that measuring takes, beside that of contenders which are open already."""
+        weights = 0 if opened else WEIGHT_COPIES * self.weight_bytes
+        return weights + MAPS_AT_ONCE * batch * self.map_bytes
 
-    def shortage(self, *, batch: int) -> str:
+    def shortage(self, *, batch: int, opened: bool = False) -> str:
         """Return why something is skipped, or nothing if it fits."""
-        needed, available = self.needed_bytes(batch=batch), available_bytes()
+        needed, available = self.needed_bytes(batch=batch, opened=opened), available_bytes()
         if available is None or needed <= available:
             return ""
         return f"needs about {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are free"

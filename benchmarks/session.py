@@ -110,7 +110,7 @@ def that_fit(
     footprint = Footprint.of_engine(workload.engine)
     kept = []
     for what, counts in (("batch", settings.larger_batches), ("clones", settings.clones)):
-        shortages = {count: footprint.shortage(batch=count) for count in counts}
+        shortages = {count: footprint.shortage(batch=count, opened=True) for count in counts}
         result.left_out += [f"{what} {count}: {why}" for count, why in shortages.items() if why]
         kept.append(tuple(count for count, why in shortages.items() if not why))
     return kept[0], kept[1]

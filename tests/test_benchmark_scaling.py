@@ -185,9 +185,17 @@ def test_what_does_not_fit_into_the_memory_is_left_out_and_said(
     tiny = architecture.tiny("psp")
     engine = memory.Footprint.of_engine(workload.cached_engine(tiny, lambda step: None))
     drawn = memory.Footprint.of_architecture(tiny)
-    enough = max(footprint.needed_bytes(batch=4) for footprint in (engine, drawn))
-    assert engine.needed_bytes(batch=8) > enough
-    monkeypatch.setattr(memory, "available_bytes", lambda: enough)
+    free = [max(footprint.needed_bytes(batch=4) for footprint in (engine, drawn))]
+    real = session.admit
+
+    def admit(*arguments: object) -> object:
+        admitted = real(*arguments)  # its memory is taken from now on
+        free[0] = engine.needed_bytes(batch=4, opened=True)
+        assert 0 < free[0] < engine.needed_bytes(batch=8, opened=True)
+        return admitted
+
+    monkeypatch.setattr(session, "admit", admit)
+    monkeypatch.setattr(memory, "available_bytes", lambda: free[0])
     status, found = command(*QUICK, "--scaling")
     (model,) = found["models"]
     assert status == 0
