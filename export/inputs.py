@@ -53,6 +53,6 @@ def _parse(text: str) -> tuple[str, int]:
     if text in ("rgb", "gray"):
         return text, 3 if text == "rgb" else 1
     labels = re.fullmatch(r"labels:([1-9]\d{0,2})", text)
-    if not labels:
+    if not labels or labels[1] == "1":  # of one label there is no map
         raise CheckpointError(f"--input is {text!r}; expected rgb, gray or labels:N, for example labels:19")
     return "labels", int(labels[1])

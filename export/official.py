@@ -101,7 +101,7 @@ def _encoder(tensors: Tensors, options: Options, overrides: Overrides) -> Encode
         channels,
         height=side * 3 // 4 if wide else side,
         width=side,
-        declared=f"labels:{options['label_nc']}" if options.get("label_nc") else None,
+        declared=_declared(options.get("label_nc")),
         label_resize="bilinear",  # of label numbers: odd, but what the official weights were trained on
         overrides=overrides,
     )
@@ -118,6 +118,15 @@ def _encoder(tensors: Tensors, options: Options, overrides: Overrides) -> Encode
         wide=wide,
         uses_average=options.get("start_from_latent_avg"),
     )
+
+
+def _declared(label_nc: Any) -> str | None:
+    """Return what the option says of the input: 0 is colour; 1, as all sketch models have it, is no label map
+    but grey values, which the official code reads as such; more is a label map.
+    """
+    if not label_nc:
+        return None
+    return "gray" if label_nc == 1 else f"labels:{label_nc}"
 
 
 def _input_channels(tensors: Tensors, options: Options) -> int:

@@ -41,7 +41,7 @@ class Case:
         return 2 * self.size.bit_length() - 4
 
 
-SKETCH = (("dataset_type", "celebs_sketch_to_face"), ("input_nc", 1))
+SKETCH = (("dataset_type", "celebs_sketch_to_face"), ("label_nc", 1), ("input_nc", 1))
 SEGMENTATION = (("dataset_type", "celebs_seg_to_face"), ("label_nc", 19), ("input_nc", 19))
 CASES = [
     Case("psp_inversion_256", 256, "psp", "GradualStyleEncoder", options=(("dataset_type", "ffhq_encode"),)),

@@ -172,7 +172,9 @@ def test_a_model_that_does_not_start_from_the_average_gets_none(load):
         ({"dataset_type": "ffhq_frontalize"}, 3, "frontalization", "rgb", None),
         ({"dataset_type": "celebs_super_resolution"}, 3, "super-resolution", "rgb", None),
         ({"dataset_type": "my_toonify"}, 3, "toonify", "rgb", None),
+        ({"dataset_type": "celebs_sketch_to_face", "label_nc": 1, "input_nc": 1}, 1, "sketch", "gray", None),
         ({"dataset_type": "celebs_sketch_to_face", "input_nc": 1}, 1, "sketch", "gray", None),
+        ({"label_nc": 1}, 1, "sketch", "gray", None),
         (
             {"dataset_type": "celebs_seg_to_face", "label_nc": 19, "input_nc": 19},
             19,
@@ -207,8 +209,9 @@ def test_the_input_can_be_named_but_must_fit_the_channels(load):
         CheckpointError, match=r"--input says labels:19, which needs 19 input channels, but .* 3"
     ):
         load(content, input="labels:19")
-    with pytest.raises(CheckpointError, match="--input is 'colour'; expected rgb, gray or labels:N"):
-        load(content, input="colour")
+    for wrong in ("colour", "labels:1"):
+        with pytest.raises(CheckpointError, match=f"--input is '{wrong}'; expected rgb, gray or labels:N"):
+            load(content, input=wrong)
 
 
 def test_a_wish_that_means_nothing_for_a_file_is_refused(load):
@@ -232,6 +235,7 @@ def test_a_restyle_encoder_is_refused_by_name(load):
         ({"stylegan_size": 256}, r"options say stylegan_size=256, but .* 32 pixels"),
         ({"input_nc": 1}, r"options say input_nc=1, but the tensor .*input_layer.0.weight has 3"),
         ({"label_nc": 19}, r"options say labels:19, .* has 3"),
+        ({"label_nc": 1}, r"options say gray, which needs 1 input channels, .* has 3"),
         (
             {"encoder_type": TYPES["w"]},
             r"type is BackboneEncoderUsingLastLayerIntoW, but .* psp or e4e encoder",
@@ -573,6 +577,7 @@ def test_a_full_size_official_file_gives_the_official_results(write):
     }
     opts = {
         "dataset_type": "celebs_sketch_to_face",
+        "label_nc": 1,
         "input_nc": 1,
         "start_from_latent_avg": True,
         "output_size": 1024,
