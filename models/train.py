@@ -55,7 +55,7 @@ def on_cpu(args: argparse.Namespace) -> Iterator[Command]:
     common = [
         *module("torch.distributed.run", "--nproc-per-node", args.processes, "-m", "trainer", "joint"),
         *(part for task in TASKS for part in ("--task", task)),
-        *options(data_options(args)),
+        *options(data_options(args) | {"device": "cpu"}),
     ]
     small, count = args.output / "joint-64", args.count or SMALL_COUNT
     first = {"output": small, "count": count, "adversarial-from": max(count - SHARPENING, 0)}
@@ -73,6 +73,7 @@ def on_gpu(args: argparse.Namespace) -> Iterator[Command]:
     yield [
         *module("trainer", "generator"),
         *options(settings | {"images": args.faces, "validation": args.held_out, "output": generator}),
+        *options({"device": "cuda"}),
     ]
     for task in TASKS:
         changes = dict(ENCODER) | ({"images": args.count} if args.count else {})
@@ -81,7 +82,7 @@ def on_gpu(args: argparse.Namespace) -> Iterator[Command]:
         yield [
             *module("trainer", "encoder"),
             *(part for name, value in changes.items() for part in ("--set", f"{name}={value}")),
-            *options({"task": task, "generator": generator / "latest.pt"}),
+            *options({"task": task, "generator": generator / "latest.pt", "device": "cuda"}),
             *options(data_options(args) | with_identity | {"output": args.output / task}),
         ]
 

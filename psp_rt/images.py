@@ -102,7 +102,9 @@ def to_input(image: Any, spec: InputSpec, *, color: str = "bgr") -> Pixels:
     """
     if isinstance(image, (str, os.PathLike)):
         image = load(image)
-    pixels = _from_pil(image, spec) if isinstance(image, Image.Image) else _from_array(image, spec, color)
+    pixels = (
+        pixels_of(image, spec.kind) if isinstance(image, Image.Image) else _from_array(image, spec, color)
+    )
     if spec.kind == "labels":
         _check_labels(pixels, spec)
     pixels = resize(pixels, spec.height, spec.width, method=spec.resize)
@@ -130,8 +132,12 @@ def _check_size(width: int, height: int, what: str) -> None:
         )
 
 
-def _from_pil(image: Image.Image, spec: InputSpec) -> Pixels:
-    """Return the pixels of a PIL image in the model's channels, in its own size."""
+def pixels_of(image: Image.Image, kind: str) -> Pixels:
+    """Return the pixels of a PIL image in its own size: "rgb" [H, W, 3], "gray" or "labels" [H, W].
+
+    Raises:
+        InputError: It cannot be decoded, or has no such pixels.
+    """
     _check_size(image.width, image.height, "the picture")
     try:
         image.load()
@@ -141,11 +147,11 @@ def _from_pil(image: Image.Image, spec: InputSpec) -> Pixels:
         raise InputError(
             f"the picture has mode {image.mode} with no set range; bring it to 0-255 and convert it to mode L"
         )
-    if spec.kind == "labels":
+    if kind == "labels":
         return _ids_from_pil(image)
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return np.asarray(over_white(image).convert("RGB" if spec.kind == "rgb" else "L"))
+    return np.asarray(over_white(image).convert("RGB" if kind == "rgb" else "L"))
 
 
 def over_white(image: Image.Image) -> Image.Image:

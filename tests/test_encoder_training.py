@@ -20,12 +20,12 @@ from tests import tiny_runs
 from tests.tiny_models import write_official
 from tests.tiny_runs import CHANGES, CONFIG, recipe_of, start
 from trainer import checkpoint as checkpoints
-from trainer import encoder_review, encoder_training, generator_file, inputs, tasks
+from trainer import encoder_review, encoder_training, generator_file, inputs, run_folder, tasks
 from trainer.__main__ import main
 from trainer.encoder_data import TrainingSet
 from trainer.losses.criterion import Criterion
 from trainer.losses.lpips import LpipsAlex
-from trainer.networks import Encoder, Generator, GeneratorConfig, Translation
+from trainer.networks import Encoder, EncoderConfig, Generator, GeneratorConfig, Translation
 from trainer.team import Team
 
 ROOT = Path(__file__).parents[1]
@@ -225,13 +225,22 @@ def test_ctrl_c_saves_after_the_step_and_the_run_goes_on_exactly(generator, face
             os.kill(os.getpid(), signal.SIGINT)
         return losses
 
+    calibrate, latest = encoder_training.calibrate, tmp_path / "run" / "latest.pt"
+    saved_first = []
+
+    def timed(*arguments):  # what takes longer than torchrun waits before it kills
+        saved_first.append(latest.exists())
+        calibrate(*arguments)
+
     run = start(recipe_of(), generator)
     before = signal.getsignal(signal.SIGINT)  # a shell starts background jobs with Ctrl-C ignored
     with monkeypatch.context() as patch:
         patch.setattr(encoder_training, "train_step", interrupted)
+        patch.setattr(encoder_training, "calibrate", timed)
         with pytest.raises(PspError, match=r"stopped after 8 images.*Run the same command again to resume"):
             train(run, faces, tmp_path / "run")
     assert signal.getsignal(signal.SIGINT) is before
+    assert saved_first == [True]
     resumed, whole = start(recipe_of(), generator), start(recipe_of(), generator)
     resumed.restore(tmp_path / "run" / "latest.pt")
     train(resumed, faces, tmp_path / "run")
@@ -321,7 +330,7 @@ def test_the_command_trains_resumes_and_its_result_is_ready_for_export(generator
     first = CliRunner().invoke(main, arguments(faces, generator_path, output, "images=12"))
     assert first.exit_code == 0, first.output
     assert "6 photos" in first.output
-    assert "left out broken.jpg: no image" in first.output
+    assert "left out broken.jpg: is no picture that Pillow can read" in first.output
     again = CliRunner().invoke(main, arguments(faces, generator_path, output))
     assert again.exit_code == 0, again.output
     assert "going on after 12 images" in again.output
@@ -410,6 +419,39 @@ def test_what_is_missing_is_said(options, message):
     result = CliRunner().invoke(main, ["encoder", *options])
     assert result.exit_code == 1
     assert message in result.output
+
+
+def test_a_generator_whose_training_failed_is_refused(generator, tmp_path):
+    generator.conv1.noise.weight.data.fill_(float("nan"))
+    torch.save({"g_ema": generator.state_dict()}, tmp_path / "g.pt")
+    with pytest.raises(PspError, match=r"g\.pt holds NaN or infinity in conv1\.noise\.weight"):
+        generator_file.load(tmp_path / "g.pt")
+
+
+def test_a_full_disk_leaves_the_configuration_of_a_run(tmp_path, monkeypatch):
+    run_folder.open_folder(tmp_path / "run", {"batch": 4, "images": 8})
+
+    def full(path, text, **_):
+        path.write_bytes(text[:3].encode())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(PspError, match="No space left on device"):
+            run_folder.open_folder(tmp_path / "run", {"batch": 4, "images": 16})
+    run_folder.open_folder(tmp_path / "run", {"batch": 4, "images": 16})
+    with pytest.raises(PspError, match="batch was 4, is 5"):
+        run_folder.open_folder(tmp_path / "run", {"batch": 5, "images": 16})
+
+
+@pytest.mark.parametrize("side", [16, 48, 64])
+@pytest.mark.parametrize("kind", ["psp", "e4e"])
+def test_heads_reach_a_point_from_every_size_that_is_allowed(kind, side):
+    config = EncoderConfig(
+        kind=kind, num_styles=8, input_height=side, input_width=side, style_dim=8, widths=(4, 4, 6, 6),
+        depths=(1, 1, 1, 1), head_width=4,
+    )  # fmt: skip
+    assert Encoder.create(config).eval()(torch.zeros(1, 3, side, side)).shape == (1, 8, 8)
 
 
 def test_an_own_recipe_is_trained_by_its_own_name(tmp_path):

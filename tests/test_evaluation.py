@@ -175,14 +175,14 @@ def test_the_command_writes_a_table_a_page_a_file_and_a_sheet(save_run, faces, t
     )
     assert result.exit_code == 0, result.output
     for shown in (result.output, files["md"].read_text()):
-        assert "Left out: broken.jpg, no image." in shown
+        assert "Left out: broken.jpg, is no picture that Pillow can read." in shown
         assert "other data (CelebA-HQ), another card (Tesla P40)" in shown
         assert "pooled to 32x32 (the paper: 256x256)" in shown
         assert "LPIPS looks at pictures enlarged to 128x128" in shown
         assert "3 runs of warm-up" in shown
     assert "| pSp [paper] | 0.58 | 0.19 | 0.04 | 0.106 |" in files["md"].read_text()
     content = json.loads(files["json"].read_text())
-    assert content["data"] == {"photos": 11, "left_out": {"broken.jpg": "no image"}}
+    assert content["data"] == {"photos": 11, "left_out": {"broken.jpg": "is no picture that Pillow can read"}}
     first, second = content["rows"]
     assert (first["name"], first["encoder"], second["encoder"]) == ("psp", "psp", "w")
     assert first["mse"] == pytest.approx(np.mean(first["each"]["mse"]), abs=1e-5)

@@ -453,10 +453,9 @@ def test_the_files_say_how_their_inputs_were_made(tmp_path):
         {"widths": (6, 6, 8, 8)},
         {"depths": (1, 2, 1, 1)},
         {"generator": replace(CONFIG.generator, mapping_layers=2)},
-        {"tasks": ("sketch", "super-resolution")},
         {"discriminator": 12},
     ],
-    ids=["width", "depth", "mapping", "tasks", "discriminator"],
+    ids=["width", "depth", "mapping", "discriminator"],
 )
 def test_the_folder_of_a_run_of_other_sizes_is_refused(tmp_path, change):
     Run.start(CONFIG).save(tmp_path)
@@ -464,6 +463,58 @@ def test_the_folder_of_a_run_of_other_sizes_is_refused(tmp_path, change):
         InputError, match=r"latest\.pt belongs to a run of other sizes; choose another output"
     ):
         Run.resume(replace(CONFIG, **change), tmp_path / "latest.pt")
+
+
+@pytest.mark.parametrize("others", [("sketch", "super-resolution"), ("inversion", "sketch")])
+def test_the_folder_of_a_run_of_other_tasks_is_refused(tmp_path, others):
+    Run.start(CONFIG).save(tmp_path)
+    with pytest.raises(InputError, match=r"belongs to a run of the tasks sketch, inversion, in this order"):
+        Run.resume(replace(CONFIG, tasks=others), tmp_path / "latest.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": 0}, "batch is 0, expected at least 1"),
+        ({"warmup_images": 0}, "warmup_images is 0, expected at least 1"),
+        ({"widths": (24,)}, r"widths are \[24\], expected four numbers from 1 up"),
+        ({"depths": (1, 0, 1, 1)}, r"depths are \[1, 0, 1, 1\], expected four"),
+        ({"input_size": 50}, "input_size is 50, expected a multiple of 16"),
+    ],
+)
+def test_settings_that_cannot_train_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        replace(CONFIG, **change)
+
+
+class Followers(Team):
+    """One of two processes that are not really there: notes who waits and what is shared."""
+
+    def wait(self):
+        EVENTS.append("wait")
+
+    def share(self, tensors):
+        EVENTS.append(len(list(tensors)))
+
+
+EVENTS: list = []
+
+
+@pytest.mark.parametrize(("rank", "order"), [(0, ["read", "read", "wait"]), (1, ["wait", "read", "read"])])
+def test_the_leader_draws_the_sketches_before_the_others_read_them(tmp_path, monkeypatch, rank, order):
+    EVENTS.clear()
+    monkeypatch.setattr(training, "load", lambda *_, **__: EVENTS.append("read"))
+    team = Followers(device=torch.device("cpu"), rank=rank, size=2)
+    training.load_all(CONFIG, tmp_path, tmp_path, tmp_path / "run", team)
+    assert order == EVENTS
+
+
+def test_all_processes_begin_with_one_mapping_network(pairs):
+    EVENTS.clear()
+    run = Run.start(CONFIG)
+    training.start_mapping(run, pairs, Followers(device=torch.device("cpu"), size=2))
+    assert [len(list(run.model.generator.style.parameters()))] == EVENTS
+    assert EVENTS[0] > 0
 
 
 def test_the_folder_of_another_kind_of_training_is_refused(tmp_path):

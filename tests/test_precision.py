@@ -40,6 +40,10 @@ def test_who_wants_fp32_gets_it_without_a_word(processor):
     assert precision.shortfall(CPU, wanted=False) == []
 
 
-def test_a_gpu_is_taken_to_have_bf16(processor):
+@pytest.mark.parametrize(("capability", "has"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_gpus_have_bf16_since_ampere(processor, monkeypatch, capability, has):
     processor()
-    assert precision.computes_bf16(torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    gpu = torch.device("cuda", 0)
+    assert precision.computes_bf16(gpu) == has
+    assert precision.shortfall(gpu) == [] if has else ["this GPU has no BF16, so the run computes in FP32"]

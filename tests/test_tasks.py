@@ -279,7 +279,7 @@ def test_photos_without_a_partner_are_named_and_partners_without_a_photo_too(fac
 def test_the_partner_of_a_photo_that_was_left_out_is_left_out_too(faces, labels):
     (faces / "1.png").write_bytes(b"not a picture")
     found = load("segmentation", faces, pairs=labels)
-    assert found.skipped == {"1.png": "no image"}
+    assert found.skipped == {"1.png": "is no picture that Pillow can read"}
     assert set(found.plain([1]).sources.unique().tolist()) == {0, 8}  # photo 2's
 
 
@@ -290,11 +290,24 @@ def test_a_label_out_of_range_names_file_and_label(faces, labels):
 
 def test_pictures_that_are_no_label_maps_or_unreadable_are_named(faces, labels):
     Image.new("RGB", (80, 96)).save(labels / "2.png")
-    with pytest.raises(PspError, match=r"2.png has mode RGB; a label map is a grey or palette picture"):
+    with pytest.raises(PspError, match=r"2.png cannot be used .*this picture has mode RGB; save the ids"):
         load("segmentation", faces, pairs=labels)
     (labels / "2.png").write_bytes(b"broken")
-    with pytest.raises(PspError, match=r"2.png cannot be read"):
+    with pytest.raises(PspError, match=r"2.png cannot be used \(is no picture.*mend it, or take"):
         load("segmentation", faces, pairs=labels)
+
+
+def test_partners_are_read_as_the_runtime_reads_what_it_translates(faces, tmp_path):
+    drawings = tmp_path / "drawings"
+    drawings.mkdir()
+    for path in faces.glob("*.png"):
+        ink = np.zeros((96, 96, 4), np.uint8)  # black everywhere, and transparent
+        ink[:, 48:, 3] = 255  # but for the right half
+        Image.fromarray(ink).save(drawings / path.name)
+    found = load("sketch", faces, "source=pairs", pairs=drawings)
+    paper, line = found.plain([0]).sources[0, :, [1, -2], 0].unbind(dim=1)
+    assert (paper == 255).all()
+    assert (line == 0).all()
 
 
 def test_pairs_are_asked_for_only_where_they_are_used(faces, labels):

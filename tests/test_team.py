@@ -31,6 +31,14 @@ def test_so_does_one_that_was_stopped_because_all_stop_at_one_step(events):
     assert events == ["wait", "leave"]
 
 
+def test_what_the_leader_has_is_shared_tensor_by_tensor(monkeypatch):
+    sent = []
+    monkeypatch.setattr(team.dist, "broadcast", lambda tensor, src: sent.append((tensor, src)))
+    Team(device=None, rank=1, size=2).share(iter("ab"))
+    Team(device=None).share("c")
+    assert sent == [("a", 0), ("b", 0)]
+
+
 def test_after_an_error_nobody_is_waited_for(events):
     with pytest.raises(ValueError, match="of this process alone"), team.joined("cpu"):
         raise ValueError("of this process alone")

@@ -25,6 +25,7 @@ def test_without_a_gpu_all_models_are_trained_together_and_then_grown(tmp_path):
     found = commands("--device", "cpu", "--output", tmp_path, "--models", "there", "--count", 99)
     small, grown, *exports = found
     for joint in (small, grown):
+        assert joint[joint.index("--device") + 1] == "cpu"  # a GPU that is there is not taken for it
         assert joint[1:3] == ["-m", "torch.distributed.run"]
         assert [joint[at + 1] for at, part in enumerate(joint) if part == "--task"] == list(train.TASKS)
         assert joint[joint.index("--count") + 1] == "99"
@@ -40,6 +41,8 @@ def test_without_a_gpu_all_models_are_trained_together_and_then_grown(tmp_path):
 def test_on_a_gpu_a_generator_comes_first_and_the_encoders_build_upon_it(tmp_path):
     found = commands("--device", "cuda", "--identity", "face.pt", "--output", tmp_path)
     generator, encoders, exports = found[0], found[1:4], found[4:]
+    for training in (generator, *encoders):
+        assert training[training.index("--device") + 1] == "cuda"
     made = Path(generator[generator.index("--output") + 1]) / "latest.pt"
     for task, encoder, export in zip(train.TASKS, encoders, exports, strict=True):
         assert encoder[encoder.index("--task") + 1] == task

@@ -11,7 +11,8 @@ alone: a resumed run sees what the uninterrupted one would have seen, at any bat
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,10 +23,11 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from psp_rt.errors import InputError
+from psp_rt.images import load, pixels_of
 from trainer import sketch
 
 Pixels = NDArray[np.uint8]
@@ -68,16 +70,29 @@ def load_photos(folder: str | Path, *, size: int, smallest: int = 64, threads: i
     def read(path: Path) -> Pixels | str:
         return _read(path, size=size, smallest=smallest)
 
-    results = dict(zip(paths, _in_threads(read, paths, threads), strict=True))
-    read_well = {path: result for path, result in results.items() if not isinstance(result, str)}
-    skipped = {path.name: result for path, result in results.items() if isinstance(result, str)}
+    pixels = np.empty((len(paths), size, size, 3), np.uint8)  # filled in place: sets may fill half the memory
+    read_well, skipped = list[Path](), dict[str, str]()
+    for path, result in zip(paths, _in_threads(read, paths, threads), strict=True):
+        if isinstance(result, str):
+            skipped[path.name] = result
+        else:
+            pixels[len(read_well)] = result
+            read_well.append(path)
     if not read_well:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
         raise InputError(
             f"{folder} holds no usable photo ({reasons or 'no image file'}); "
             f"expected {', '.join(sorted(SUFFIXES))} of at least {smallest} pixels a side"
         )
-    return Photos(paths=tuple(read_well), pixels=np.stack(list(read_well.values())), skipped=skipped)
+    return Photos(paths=tuple(read_well), pixels=pixels[: len(read_well)], skipped=skipped)
+
+
+def fingerprint(names: Sequence[str], *pictures: Pixels) -> str:
+    """Return what tells one set of pictures from another: their number, and a sum of names and pixels."""
+    total = zlib.crc32("\n".join(names).encode())
+    for pixels in pictures:
+        total = zlib.crc32(pixels.reshape(-1).view(np.uint8).data, total)
+    return f"{len(names)} images, {total:08x}"
 
 
 def draw_sketches(
@@ -104,7 +119,7 @@ def draw_sketches(
         return np.stack([_resize(sketch.draw(photo, rng), size) for rng in generators])
 
     drawings = np.stack(list(_in_threads(draw_one, list(enumerate(paths)), threads)))
-    unfinished = cache.with_suffix(".partial.npz")
+    unfinished = cache.with_suffix(f".{os.getpid()}.partial.npz")
     np.savez(unfinished, drawings=drawings, key=key)
     os.replace(unfinished, cache)
     return drawings
@@ -187,17 +202,15 @@ def _epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
 def _read(path: Path, *, size: int, smallest: int) -> Pixels | str:
     """Return the middle square of a photo [size, size, 3], or why it cannot be used."""
     try:
-        with Image.open(path) as file:
-            photo = ImageOps.exif_transpose(file).convert("RGB")
-    except UnidentifiedImageError:
-        return "no image"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return f"unreadable ({error})"
-    if min(photo.size) < smallest:
-        return f"only {photo.width}x{photo.height} pixels"
-    side = min(photo.size)
-    left, top = (photo.width - side) // 2, (photo.height - side) // 2
-    return _resize(np.asarray(photo.crop((left, top, left + side, top + side))), size)
+        photo = pixels_of(load(path), "rgb")  # as the runtime reads what it translates
+    except InputError as error:
+        return str(error).removeprefix(f"{path} ").partition(";")[0]
+    height, width, _ = photo.shape
+    side = min(height, width)
+    if side < smallest:
+        return f"only {width}x{height} pixels"
+    left, top = (width - side) // 2, (height - side) // 2
+    return _resize(np.ascontiguousarray(photo[top : top + side, left : left + side]), size)
 
 
 def _resize(image: Pixels, size: int) -> Pixels:

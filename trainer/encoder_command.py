@@ -1,17 +1,16 @@
 """``python -m trainer encoder``: train an encoder for a generator."""
 
 import json
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import click
-import numpy as np
 import torch
 
 from psp_rt.errors import InputError
 from trainer import generator_file, tasks, team
+from trainer.data import fingerprint
 from trainer.encoder_data import TrainingSet
 from trainer.encoder_run import Run
 from trainer.encoder_training import check_share, train
@@ -159,7 +158,7 @@ def run_training(
     if member.leads:
         for text in shortfall(member.device, wanted=recipe.precision == "bf16"):
             click.echo(text)
-        open_folder(output, {"recipe": recipe.to_dict(), "data": fingerprint(data), **hashes})
+        open_folder(output, {"recipe": recipe.to_dict(), "data": data_fingerprint(data), **hashes})
     member.add_up(torch.zeros(1, device=member.device))  # the others wait for the folder
     latest = output / LATEST
 
@@ -215,10 +214,6 @@ def load_set(recipe: Recipe, images: Path, pairs: Path | None, member: team.Team
     return found
 
 
-def fingerprint(data: TrainingSet) -> str:
-    """Return what tells one training set from another: its number of images, and a sum of their bytes."""
-    total = zlib.crc32("\n".join(data.names).encode())
-    for pixels in (data.photos, data.partners):
-        if pixels is not None:
-            total = zlib.crc32(pixels.reshape(-1).view(np.uint8).data, total)
-    return f"{len(data)} images, {total:08x}"
+def data_fingerprint(data: TrainingSet) -> str:
+    """Return what tells one training set from another."""
+    return fingerprint(data.names, data.photos, *([] if data.partners is None else [data.partners]))

@@ -15,11 +15,10 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from psp_rt.errors import InputError
-from psp_rt.images import resize
+from psp_rt.images import load, pixels_of, resize
 from trainer import data, inputs
 from trainer.tasks import Recipe
 
@@ -39,6 +38,10 @@ class Batch(NamedTuple):
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""
         return Batch(*(pixels.to(device, non_blocking=True) for pixels in self))
+
+    def pinned(self) -> "Batch":
+        """Return the batch in memory from which a copy to a GPU does not make the caller wait."""
+        return Batch(*(pixels.pin_memory() for pixels in self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,16 +124,12 @@ def load_partners(recipe: Recipe, photos: data.Photos, images: Path, folder: Pat
 def read_partner(path: Path, recipe: Recipe) -> Pixels:
     """Return one input [h, w, C]: its middle square, in the encoder's size."""
     try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file)
-            if recipe.kind == "labels":
-                pixels = _labels(picture, path, recipe.labels or 0)
-            else:
-                pixels = np.asarray(picture.convert("RGB" if recipe.kind == "rgb" else "L"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} cannot be read ({error}); mend it, or take the pair out") from error
+        pixels = pixels_of(load(path), recipe.kind)  # as the runtime reads what it translates
+    except InputError as error:
+        reason = str(error).removeprefix(f"{path} ")
+        raise InputError(f"{path} cannot be used ({reason}); mend it, or take the pair out") from error
+    if recipe.kind == "labels":
+        _check_labels(pixels, path, recipe.labels or 0)
     side = min(pixels.shape[:2])
     top, left = ((length - side) // 2 for length in pixels.shape[:2])
     square = np.ascontiguousarray(pixels[top : top + side, left : left + side])
@@ -167,18 +166,12 @@ def _stack(pairs: list[tuple[Pixels, Pixels]]) -> Batch:
     return Batch(torch.from_numpy(np.stack(sources)), torch.from_numpy(np.stack(targets)))
 
 
-def _labels(picture: Image.Image, path: Path, labels: int) -> Pixels:
-    if picture.mode not in ("P", "L", "1"):
-        raise InputError(
-            f"{path} has mode {picture.mode}; a label map is a grey or palette picture of label numbers"
-        )
-    ids = np.asarray(picture).astype(np.uint8)
+def _check_labels(ids: Pixels, path: Path, labels: int) -> None:
     if ids.max() >= labels:
         raise InputError(
             f"{path} holds the label {ids.max()}, but the recipe has {labels} (0 to {labels - 1}); "
             f"mend the map, or say --set labels={int(ids.max()) + 1}"
         )
-    return ids
 
 
 def _refuse_unmatched(stems: list[str], folder: Path, other: Path) -> None:

@@ -28,6 +28,8 @@ from trainer.report import Means, broken, is_due, reporting
 from trainer.tasks import Recipe
 from trainer.team import Team
 
+ASK_STEPS = 4
+
 Losses = dict[str, Tensor]
 
 
@@ -115,7 +117,7 @@ def train(
                 parts = next(batches)
                 means.waited_s += time.perf_counter() - waited
                 means.add(train_step(run, encode, criterion, parts, team))
-                stops = team.any_asked(asked())
+                stops = agreed(asked(), run, team)
                 if reporter:
                     reporter.progress(run.images_seen)
                 due = is_due(run.images_seen, batch=recipe.batch, every=recipe.report_images)
@@ -125,9 +127,10 @@ def train(
                 if broken(report):
                     raise diverged(run.images_seen, latest, "loss is")
                 if reporter:
+                    if stops:
+                        run.save(latest)  # first of all: torchrun kills after half a minute
                     calibrate(run, data)
                     run.save(latest)
-                    # Who stops does not wait for it: torchrun kills after half a minute.
                     report |= evaluate(run, criterion, validation) if validation and not stops else {}
                     reporter.report(report)
                     reporter.sheet(run.images_seen, draw_sheet(run, validation or data))
@@ -137,6 +140,12 @@ def train(
                 means = Means(run.images_seen)
     finally:
         batches.close()  # type: ignore[attr-defined]  # a generator, whose threads end here
+
+
+def agreed(asked: bool, run: Run, team: Team) -> bool:
+    """Say whether to stop now; several processes ask each other, which waits for the GPU, not every time."""
+    step = run.images_seen // run.recipe.batch
+    return (team.size == 1 or step % ASK_STEPS == 0) and team.any_asked(asked)
 
 
 def places(run: Run) -> Iterator[int]:
@@ -150,7 +159,8 @@ def load_parts(data: TrainingSet, place: int, team: Team) -> list[Batch]:
     share = recipe.batch // team.size
     each = share // recipe.parts
     first = place + team.rank * share
-    return [data.batch(first + number * each, each) for number in range(recipe.parts)]
+    parts = [data.batch(first + number * each, each) for number in range(recipe.parts)]
+    return [part.pinned() for part in parts] if team.device.type == "cuda" else parts
 
 
 def check_share(recipe: Recipe, team: Team) -> None:

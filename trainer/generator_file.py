@@ -37,6 +37,9 @@ def load(path: Path) -> tuple[Generator, Tensor]:
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}; expected {SOURCE}")
     generator, mean = _parse(content, path)
+    for name, value in generator.state_dict().items():
+        if not value.isfinite().all():
+            raise InputError(f"{path} holds NaN or infinity in {name}; take an earlier file")
     generator.eval().requires_grad_(False)
     if mean is None:
         return generator, generator.mean_style()

@@ -1,8 +1,8 @@
 """A mapping network that draws styles like given ones, set rather than trained.
 
-Joint training never runs the mapping network. What it should do is known, though: turn a standard
-normal z into the normal distribution of the styles that the encoder gives. That is an affine map,
-and a mapping network of two layers or more can compute one exactly.
+Reconstruction alone never runs the mapping network. What it should do is known, though: turn a
+standard normal z into the normal distribution of the styles that the encoder gives. That is an affine
+map, and a mapping network of two layers or more can compute one exactly.
 """
 
 import torch
@@ -31,18 +31,18 @@ def set_mapping(generator: Generator, styles: Tensor) -> float:
     """
     layers = [layer for layer in generator.style if isinstance(layer, EqualLinear)]
     check_depth(len(layers))
-    size = styles.shape[1]
+    device, size = styles.device, styles.shape[1]
     mean, spread = styles.double().mean(dim=0), _root(styles.double().T.cov())
-    unit, zeros = torch.eye(size).double(), torch.zeros(size).double()
+    unit, zeros = torch.eye(size, device=device).double(), torch.zeros(size, device=device).double()
 
-    shift = torch.zeros(()).double()
+    shift = zeros.new_zeros(())
     for layer in layers[:-2]:
         _set(layer, unit / GAIN, (size**0.5 - shift).expand(size) / GAIN)
-        shift = torch.tensor(size**0.5).double()  # no z is longer, once brought to unit mean square
+        shift = zeros.new_tensor(size**0.5)  # no z is longer, once brought to unit mean square
     _set(layers[-2], -spread, spread @ shift.expand(size) - mean)
     _set(layers[-1], unit / (-SLOPE * GAIN**2), zeros)
 
-    z = torch.randn(1000, size, generator=torch.Generator().manual_seed(0))
+    z = torch.randn(1000, size, generator=torch.Generator().manual_seed(0)).to(device)
     wanted = mean + pixel_norm(z).double() @ spread.T
     error = (generator.mapping(z).double() - wanted).square().mean()
     return float((error / styles.double().var(dim=0).mean().clamp_min(1e-12)).sqrt())

@@ -1,6 +1,7 @@
 """The folder of a run: it belongs to one configuration, so that a resumed run is the same run."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ def open_folder(folder: Path, config: Mapping[str, Any]) -> None:
                 f"{folder} holds files but no {CONFIG}, so they are not those of such a run; "
                 "choose another --output"
             )
-        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        unfinished = folder / f"{CONFIG}.partial"
+        unfinished.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        os.replace(unfinished, folder / CONFIG)  # a full disk must not cost a run its configuration
     except OSError as error:
         raise OutputError(f"cannot write into {folder}: {error}; choose another --output") from error
 

@@ -58,8 +58,10 @@ def _value(value: Any, hint: Any, name: str) -> Any:
             raise InputError(f"{name} is {value!r}, expected one of {', '.join(map(repr, get_args(hint)))}")
         return value
     if get_origin(hint) is tuple:
-        if not isinstance(value, list) or not all(type(each) is int for each in value):
-            raise InputError(f"{name} is {value!r}, expected a list of whole numbers")
+        kind = get_args(hint)[0]
+        if not isinstance(value, list) or not all(type(each) is kind for each in value):
+            what = "words" if kind is str else "whole numbers"
+            raise InputError(f"{name} is {value!r}, expected a list of {what}")
         return tuple(value)
     if hint is float and type(value) in (int, float):
         return float(value)

@@ -1,9 +1,10 @@
 """The processes that train together, one for each device, as ``torchrun`` starts them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from psp_rt.errors import DeviceError
 from trainer.interruptions import Interrupted
+
+LONGEST_WAIT = timedelta(hours=2)  # for the leader, who reads, measures and writes alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,12 @@ class Team:
         if self.size > 1:
             dist.all_reduce(values)
         return values
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Give every process the leader's tensors, in their place."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
 
     def any_asked(self, asked: bool) -> bool:
         """Whether any process was asked to stop: one that stops alone leaves the others waiting."""
@@ -85,7 +94,8 @@ def join(device: str) -> Team:
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     chosen = _device(device, number=int(os.environ.get("LOCAL_RANK", "0")) if size > 1 else None)
     if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=LONGEST_WAIT)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     return Team(device=chosen, rank=rank, size=size)

@@ -54,19 +54,22 @@ def train(
             means.add(train_step(run, forward, photos, team))
             stops = _agreed(asked(), run, team)
             last = stops or run.images_seen >= config.images
-            if last or _due(run, config.report_images):
+            reports = last or _due(run, config.report_images)
+            keeps = last or _due(run, config.checkpoint_images)
+            if reporter:
+                reporter.progress(run.images_seen)
+            if reports:
                 report = _checked(means.of(run.images_seen), run, latest)
-                if held_out:
+                means = Means(run.images_seen)
+            if reporter and keeps:  # before anything that takes time: torchrun kills after half a minute
+                run.save(latest)
+                reporter.sheet(run.images_seen, [samples(run)])
+            if reports:
+                if held_out and not stops:
                     report["overfitting"] = overfitting(run, photos, held_out)
                 if reporter:
                     reporter.report(report)
                     yield report
-                means = Means(run.images_seen)
-            if reporter:
-                reporter.progress(run.images_seen)
-                if last or _due(run, config.checkpoint_images):
-                    run.save(latest)
-                    reporter.sheet(run.images_seen, [samples(run)])
             if stops:
                 raise Interrupted(run.images_seen, latest)
 

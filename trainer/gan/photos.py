@@ -1,6 +1,5 @@
 """The real pictures: all in memory as uint8, on the device where they fit."""
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,22 +19,17 @@ class RealPhotos:
     pixels: Tensor  # [N, 3, S, S] uint8
     device: torch.device
     seed: int = 0
-    names: tuple[str, ...] = ()
+    fingerprint: str = ""  # another set of photos makes another run
     skipped: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path, *, size: int, device: torch.device, seed: int = 0) -> "RealPhotos":
         """Read a folder; photos of less than half the size are left out and listed."""
         photos = data.load_photos(folder, size=size, smallest=size // 2)
-        pixels = torch.from_numpy(photos.pixels.transpose(0, 3, 1, 2).copy())
-        names = tuple(path.name for path in photos.paths)
+        pixels = torch.from_numpy(photos.pixels).permute(0, 3, 1, 2)  # a view: sets may fill half the memory
+        fingerprint = data.fingerprint([path.name for path in photos.paths], photos.pixels)
         pixels = _placed(pixels, device)
-        return cls(pixels=pixels, device=device, seed=seed, names=names, skipped=photos.skipped)
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the file names: another set of photos makes another run."""
-        return hashlib.sha256("\n".join(self.names).encode()).hexdigest()
+        return cls(pixels=pixels, device=device, seed=seed, fingerprint=fingerprint, skipped=photos.skipped)
 
     def __len__(self) -> int:
         return len(self.pixels)

@@ -68,6 +68,15 @@ class JointConfig:
         unknown = [task for task in self.tasks if task not in TASKS]
         if unknown or not self.tasks:
             raise InputError(f"the tasks are {self.tasks}; expected one or more of {', '.join(TASKS)}")
+        for name in ("batch", "images", "warmup_images", "discriminator", "head_width"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, expected at least 1")
+        for name in ("widths", "depths"):
+            sizes = getattr(self, name)
+            if len(sizes) != 4 or min(sizes) < 1:
+                raise InputError(f"{name} are {list(sizes)}, expected four numbers from 1 up")
+        if self.input_size < 16 or self.input_size % 16:
+            raise InputError(f"input_size is {self.input_size}, expected a multiple of 16")
 
     def rate_at(self, images_seen: int) -> float:
         """Return the part of the rates in force: it rises at first, and falls in the last quarter."""

@@ -76,6 +76,13 @@ class Run:
         kept = checkpoints.read(path)
         if not isinstance(kept, dict) or kept.get("format") != FORMAT:
             raise InputError(f"{path} was not made by joint training; choose another output folder")
+        encoders = (name.split(".")[1] for name in kept.get("model", ()) if name.startswith("encoders."))
+        trained = tuple(dict.fromkeys(encoders))
+        if trained != config.tasks:  # another order would give one encoder the other's optimiser
+            raise InputError(
+                f"{path} belongs to a run of the tasks {', '.join(trained)}, in this order; name them with "
+                "--task, or choose another output folder"
+            )
         run = cls.start(config, device=device)
         rates = [group["full_rate"] for group in run.optimizer.param_groups]
         try:

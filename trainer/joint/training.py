@@ -60,7 +60,7 @@ def train(
         PspError: A number is no longer finite, or the run was stopped; `latest.pt` is a whole state.
     """
     check_depth(config.generator.mapping_layers)  # now, and not when the discriminator joins in
-    pairs, held_out = load_all(config, images, validation, output)
+    pairs, held_out = load_all(config, images, validation, output, team)
     latest = output / "latest.pt"
     run = open_run(config, latest, start_from, pairs, team)
     lpips.to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
@@ -72,7 +72,7 @@ def train(
     with interruptions() as asked, shown as reporter:
         while run.images_seen < config.images:
             if config.is_adversarial(run.images_seen) and not run.mapping_set:
-                start_mapping(run, pairs)
+                start_mapping(run, pairs, team)
             run.model.train()
             losses = train_step(run, lpips, next_batches(run, pairs, team), team)
             means.add(losses)
@@ -96,12 +96,14 @@ def train(
 
 
 def load_all(
-    config: JointConfig, images: Path, validation: Path, output: Path
+    config: JointConfig, images: Path, validation: Path, output: Path, team: Team
 ) -> tuple[dict[str, Pairs], dict[str, Pairs]]:
-    """Read the photos to learn from and those to measure on; sketches of both are kept in `output`."""
+    """Read the photos to learn from and those to measure on; the leader draws, and keeps in `output`."""
+    if not team.leads:
+        team.wait()
     try:
         output.mkdir(parents=True, exist_ok=True)
-        return tuple(  # type: ignore[return-value]
+        found = [
             load(
                 folder,
                 config.tasks,
@@ -111,12 +113,15 @@ def load_all(
                 cache=output / f"{name}-sketches.npz",
             )
             for folder, name in ((images, "train"), (validation, "validation"))
-        )
+        ]
     except OSError as error:
         raise OutputError(
             f"cannot write into {output}: {error.strerror or error}; the last checkpoint in it, if any, is "
             "whole. Make room, then run the same command to resume"
         ) from error
+    if team.leads:
+        team.wait()
+    return found[0], found[1]
 
 
 def open_run(
@@ -166,9 +171,13 @@ def look_back(
     return report
 
 
-def start_mapping(run: Run, pairs: dict[str, Pairs]) -> None:
-    """Give the discriminator random pictures that are like the photos; from there on it teaches."""
+def start_mapping(run: Run, pairs: dict[str, Pairs], team: Team) -> None:
+    """Give the discriminator random pictures that are like the photos; from there on it teaches.
+
+    Each process has seen other photos, and the root of a covariance is not the only one: the leader's counts.
+    """
     fit_mapping(run.model, pairs)
+    team.share(run.model.generator.style.parameters())
     run.mapping_set = True
 
 

@@ -58,7 +58,7 @@ class MapToStyle(nn.Module):
         super().__init__()
         width, layers = config.head_width, []
         below = inputs
-        for _ in range(side.bit_length() - 1):
+        for _ in range((side - 1).bit_length()):
             layers += [nn.Conv2d(below, width, 3, 2, 1), nn.LeakyReLU(0.01)]
             below = width
         self.convs = nn.Sequential(*layers)
