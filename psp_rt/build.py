@@ -17,7 +17,7 @@ from typing import Any
 from .backends import Backend
 from .device import Driver, probe_driver
 from .engine_file import EngineFile
-from .engine_writer import Content, add_plans, check_writable, folder_beside
+from .engine_writer import Content, add_plans, check_apart, check_writable, folder_beside
 from .errors import DeviceError, OutputError
 from .manifest import Manifest
 from .plan_parity import compare
@@ -82,7 +82,11 @@ def build(
     output = request.output or request.engine
     if request.strip_onnx and request.output is None:
         raise OutputError("without its graphs the engine runs nowhere else; add --output OTHER.engine")
+    if request.strip_onnx:
+        check_apart(output, request.engine)
     check_writable(output)
+    if request.timing_cache is not None:
+        check_writable(request.timing_cache)
     if request.export_folder is not None:
         _check_folder(request.export_folder)
     trt, machine = prepare(request)
@@ -91,6 +95,8 @@ def build(
         folder_beside(output, otherwise="It is as it was before") as folder,
     ):
         plans = _build_all(trt, engine, request, folder, report, progress)
+        if engine.manifest.noise == "random":
+            report("its noise is TensorRT's to draw: whether that is new at every run has not been tested")
         parity: dict[str, float] = {}
         if open_plans is not None and open_portable is not None:
             report("comparing the plans with the portable graphs")
@@ -145,7 +151,7 @@ def _build_all(
     progress: Progress | None,
 ) -> dict[str, Path]:
     cache_file = request.timing_cache
-    cache = cache_file.read_bytes() if cache_file is not None and cache_file.is_file() else b""
+    cache = _read(cache_file) if cache_file is not None and cache_file.is_file() else b""
     builder = PlanBuilder(trt, request.options, timing_cache=cache)
     plans = {}
     for name, graph in graph_names(engine.manifest).items():
@@ -159,6 +165,15 @@ def _build_all(
     if cache_file is not None and builder.timing_cache:
         _write(cache_file, builder.timing_cache)
     return plans
+
+
+def _read(cache_file: Path) -> bytes:
+    try:
+        return cache_file.read_bytes()
+    except OSError as error:
+        raise OutputError(
+            f"the timing cache {cache_file} cannot be read: {error.strerror or error}"
+        ) from error
 
 
 def _record(

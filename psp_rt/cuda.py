@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 from .errors import BackendError, DeviceError
@@ -65,10 +65,15 @@ class CudaDevice:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Make the context this thread's current one, for a while."""
+        """Make the context this thread's current one, for a while.
+
+        Recordings of other threads do not disturb its calls meanwhile: PyTorch's are of a kind in which calls
+        that take memory or ask for events fail in every thread, unless a thread says that it stands apart.
+        """
         self.call("cuCtxPushCurrent", self._context)
         try:
-            yield
+            with self._capturing("THREAD_LOCAL"):
+                yield
         except BaseException:
             with suppress(BackendError):  # a GPU that has failed gives the same error to every call
                 self.call("cuCtxPopCurrent")
@@ -84,17 +89,22 @@ class CudaDevice:
         attribute = self.driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED
         return bool(self.call("cuDeviceGetAttribute", attribute, self._device))
 
-    @contextmanager
-    def in_any_capture(self) -> Iterator[None]:
+    def in_any_capture(self) -> AbstractContextManager[None]:
         """Let calls work meanwhile also where this thread records a graph.
 
         Python may release an object at any moment, and so in the middle of a recording, which a call such
         as cuMemFree would spoil.
         """
+        return self._capturing("RELAXED")
+
+    @contextmanager
+    def _capturing(self, mode: str) -> Iterator[None]:
+        """Take another stance towards recordings, of cuThreadExchangeStreamCaptureMode, for a while."""
         exchange = "cuThreadExchangeStreamCaptureMode"
         before: Any = None
-        with suppress(BackendError):  # what is released is released even so
-            before = self.call(exchange, self.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED)
+        with suppress(BackendError):  # what is done is done even so
+            kinds = self.driver.CUstreamCaptureMode
+            before = self.call(exchange, getattr(kinds, f"CU_STREAM_CAPTURE_MODE_{mode}"))
         try:
             yield
         finally:

@@ -50,6 +50,8 @@ def runs_on(machine: Machine, file: EngineFile | None = None) -> str:
     """Return what a Translator takes by itself here, and why; without a file, for any that has no plan."""
     try:
         choice = choose(machine, engine=file)
+        if file is not None and not choice.plan:
+            file.check_has_graphs(choice.reason)
     except PspError as error:
         return f"nothing: {error}"
     return f"{choice.device} with {choice.backend}, {choice.precision}: {choice.reason}"

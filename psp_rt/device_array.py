@@ -15,7 +15,7 @@ from .cuda_work import Event, Resources, Stream
 from .errors import InputError
 from .gpu_memory import GpuMemory
 from .images import Pixels
-from .stream_forms import LEGACY_DEFAULT, stream_number
+from .stream_forms import LEGACY_DEFAULT, PER_THREAD_DEFAULT, stream_number
 
 
 class DeviceArray:
@@ -147,8 +147,8 @@ class DeviceArray:
 
     def _let_wait(self, consumer: int) -> None:
         self._lend(consumer)
-        if self._stream in (None, consumer):
-            return
+        if self._stream is None or (self._stream == consumer != PER_THREAD_DEFAULT):
+            return  # the latter is another stream in each thread
         with _visiting(self._index) as (device, made):
             Stream(device, consumer).wait(self._ready(device, made))
 

@@ -36,7 +36,7 @@ def write_engine(
         OutputError: The file cannot be written, for example because the disk is full, or could not be
             read again.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link stays one, and what it names is written
     with _beside(path) as temporary:
         manifest = replace(manifest, members={name: _describe(content) for name, content in members.items()})
         with open(temporary, "wb") as file:
@@ -47,6 +47,8 @@ def write_engine(
             file.flush()
             os.fsync(file.fileno())
         _check_readable(temporary, path)
+        if path.exists():
+            temporary.chmod(stat.S_IMODE(path.stat().st_mode))
         os.replace(temporary, path)
     return manifest
 

@@ -67,6 +67,8 @@ class GpuMemory:
                 self.device.close()
 
     def _free(self) -> None:
+        if not hasattr(self, "address"):  # it has not come into being, and the event is gone already
+            return
         if self._stream is None:
             with suppress(Exception):
                 self.ready.synchronize()

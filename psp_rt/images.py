@@ -141,7 +141,7 @@ def pixels_of(image: Image.Image, kind: str) -> Pixels:
     _check_size(image.width, image.height, "the picture")
     try:
         image.load()
-    except (OSError, SyntaxError) as error:
+    except Exception as error:  # as many kinds as in `load`, and ValueError for one that is closed
         raise InputError(f"the picture cannot be decoded: {error}") from None
     if image.mode in ("I", "F"):
         raise InputError(
@@ -169,7 +169,7 @@ def _ids_from_pil(image: Image.Image) -> Pixels:
             "save the ids as a grey or palette PNG"
         )
     ids = np.asarray(image)
-    if ids.dtype == np.uint16 and ids.max() > 255:
+    if ids.dtype.itemsize == 2 and ids.max() > 255:  # of either byte order
         raise InputError(f"the label map holds the id {ids.max()}; expected at most 255")
     return ids.astype(np.uint8)
 

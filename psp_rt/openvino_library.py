@@ -50,7 +50,7 @@ def load_openvino() -> Any:
         import openvino
     finally:
         if hidden:
-            del sys.modules["openvino_telemetry"]
+            sys.modules.pop("openvino_telemetry", None)  # another thread may have been here
     return openvino
 
 

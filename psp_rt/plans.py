@@ -126,16 +126,16 @@ def records(engine: EngineFile) -> dict[str, PlanRecord]:
 
 
 def choose(engine: EngineFile, machine: Machine) -> str:
-    """Return the target whose plans fit a machine.
+    """Return the target whose plans fit a machine; those that were built for just this one come first.
 
     Raises:
         PlanError: None does; the message names both machines and the command that builds one.
     """
     known = records(engine)
     obstacles = {target: obstacle(record, machine, engine) for target, record in known.items()}
-    for target, reason in obstacles.items():
-        if not reason:
-            return target
+    fitting = [target for target, reason in obstacles.items() if not reason]
+    if fitting:
+        return max(fitting, key=lambda target: _closeness(known[target], machine))
     command = "psp-rt build " + ("--rtx " if machine.library == "tensorrt_rtx" else "") + str(engine.path)
     if not known:
         raise PlanError(f"{engine.path} holds no TensorRT plan; build one for this machine with: {command}")
@@ -159,6 +159,17 @@ def obstacle(record: PlanRecord, machine: Machine, engine: EngineFile) -> str:
     if not _version_fits(record, machine) or not _gpu_fits(record, machine):
         return f"it was built for {built}"
     return ""
+
+
+def _closeness(record: PlanRecord, machine: Machine) -> tuple[bool, ...]:
+    """Return how well fitting plans suit a machine: compatible ones, built for others too, are slower."""
+    built = record.machine
+    return (
+        (built.gpu, built.compute_capability) == (machine.gpu, machine.compute_capability),
+        not record.hardware_compatible,
+        built.version == machine.version,
+        not record.version_compatible,
+    )
 
 
 def read_plan(engine: EngineFile, target: str, name: str) -> memoryview:

@@ -17,12 +17,11 @@ from .errors import InputError
 from .images import load, over_white
 from .missing import INTERRUPTED
 from .output_files import Job, plan, save
-from .style import StyleMix, layer_ranges, layer_rows
+from .style import DEFAULT_LAYERS, StyleMix, layer_ranges, layer_rows
 from .translator import Translator
 
 MAX_SEEDS = 1000
 MAX_NAMED = 20  # written files that are named one by one
-DEFAULT_LAYERS = "8-"  # the paper's, of its 1024-pixel models
 
 
 @dataclass

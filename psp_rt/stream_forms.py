@@ -39,8 +39,9 @@ def _number(stream: Any) -> int | None:
         version_and_handle = protocol() if callable(protocol) else protocol  # a property in early drafts
         return int(version_and_handle[1])
     for name in ("cuda_stream", "ptr", "handle"):
-        handle = getattr(stream, name, None)
-        handle = getattr(handle, "value", handle)  # Numba's is a ctypes pointer
+        handle: Any = getattr(stream, name, None)
+        if hasattr(handle, "value"):  # a ctypes pointer, Numba's; None is that of the default stream
+            handle = handle.value or 0
         if handle is not None and not callable(handle):
             return int(handle)
     return None

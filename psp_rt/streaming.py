@@ -36,11 +36,16 @@ def finished(result: Result) -> AtWork[Result]:
 
 
 def in_order(
-    start: Callable[[Frame], AtWork[Result]], frames: Iterable[Frame], *, in_flight: int
+    start: Callable[[Frame], AtWork[Result]],
+    frames: Iterable[Frame],
+    *,
+    in_flight: int,
+    at_once: Callable[[Frame], bool] = lambda frame: False,
 ) -> Iterator[Result]:
     """Start work on each frame in a thread beside the caller's, and yield the results in order.
 
-    The results are waited for in the caller's thread, so that the next frame's work is started meanwhile.
+    Frames that are to be started ``at_once`` are, in the caller's own thread. The results are waited for in
+    the caller's thread, so that the next frame's work is started meanwhile.
 
     An error, of a frame or of ``frames`` itself, is raised in its place. A consumer that stops early
     waits for the frames at work; those after them are not begun.
@@ -48,7 +53,7 @@ def in_order(
     pending: deque[Future[AtWork[Result]]] = deque()
     worker = ThreadPoolExecutor(1, thread_name_prefix="psp_rt-stream")
     try:
-        for begun in _starts(start, frames, worker):
+        for begun in _starts(start, frames, worker, at_once):
             pending.append(begun)
             if len(pending) >= in_flight:  # after starting: waiting first would delay a camera by a frame
                 yield pending.popleft().result().finish()
@@ -61,7 +66,10 @@ def in_order(
 
 
 def _starts(
-    start: Callable[[Frame], AtWork[Result]], frames: Iterable[Frame], worker: ThreadPoolExecutor
+    start: Callable[[Frame], AtWork[Result]],
+    frames: Iterable[Frame],
+    worker: ThreadPoolExecutor,
+    at_once: Callable[[Frame], bool],
 ) -> Iterator[Future[AtWork[Result]]]:
     """Start the work on each frame; an error of ``frames`` takes the place of its next frame."""
     source = iter(frames)
@@ -71,11 +79,24 @@ def _starts(
         except StopIteration:
             return
         except Exception as error:
-            failed: Future[AtWork[Result]] = Future()
-            failed.set_exception(error)
-            yield failed
+            yield _failed(error)
             return
-        yield worker.submit(start, frame)
+        yield _started(start, frame) if at_once(frame) else worker.submit(start, frame)
+
+
+def _started(start: Callable[[Frame], AtWork[Result]], frame: Frame) -> Future[AtWork[Result]]:
+    begun: Future[AtWork[Result]] = Future()
+    try:
+        begun.set_result(start(frame))
+    except Exception as error:
+        return _failed(error)
+    return begun
+
+
+def _failed(error: Exception) -> Future[AtWork[Result]]:
+    begun: Future[AtWork[Result]] = Future()
+    begun.set_exception(error)
+    return begun
 
 
 def _abandon(begun: Future[AtWork[Result]]) -> None:

@@ -21,6 +21,8 @@ import numpy.typing as npt
 from .errors import InputError
 
 Codes = npt.NDArray[np.float32]
+
+DEFAULT_LAYERS = "8-"  # of random styles: the paper's, of its 1024-pixel models
 _RANGE = re.compile(r"\s*(?:(\d{1,4})\s*(-)?\s*(\d{1,4})?|(-)\s*(\d{1,4}))\s*")
 
 
@@ -56,7 +58,7 @@ class StyleMix:
 
     @classmethod
     def random(
-        cls, seeds: int | Sequence[int], *, layers: str = "8-", alpha: float | Sequence[float] = 1.0
+        cls, seeds: int | Sequence[int], *, layers: str = DEFAULT_LAYERS, alpha: float | Sequence[float] = 1.0
     ) -> StyleMix:
         """Move rows towards random styles; a sequence of K seeds gives K results for each picture."""
         style = cls.__new__(cls)
@@ -157,9 +159,11 @@ def check_codes(codes: npt.ArrayLike, what: str) -> Codes:
         raise InputError(f"{what} has dtype {array.dtype}; expected float32, as encode() and sample() give")
     if not 1 <= array.ndim <= 3 or 0 in array.shape:
         raise InputError(f"{what} has shape {list(array.shape)}; expected [L, D] or [N, L, D]")
-    if not np.isfinite(array).all():
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        found = np.ascontiguousarray(array, dtype=np.float32)
+    if not np.isfinite(found).all():
         raise InputError(f"{what} holds NaN, infinity or no numbers; expected finite float32")
-    return np.ascontiguousarray(array, dtype=np.float32)
+    return found
 
 
 def _floats(values: Any) -> Codes:

@@ -6,7 +6,7 @@ import copy
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -190,9 +190,11 @@ class Translator:
             raise InputError(f"in_flight is {in_flight!r}; expected 1 or more")
         with self._taking_turns() as backend:
             settled = self._batches.settled(backend, style)
+        begin: Callable[[Any], AtWork[Any]] = partial(self._begin, style=settled)
         if in_flight == 1:
-            return in_order(lambda frame: finished(self.run(frame, style=settled)), frames, in_flight=1)
-        return in_order(partial(self._begin, style=settled), frames, in_flight=in_flight)
+            begin = lambda frame: finished(self.run(frame, style=settled))  # noqa: E731
+        # What is on a GPU waits for the stream that is current in its maker's thread, which is the caller's.
+        return in_order(begin, frames, in_flight=in_flight, at_once=is_device_array)
 
     def clone(self) -> Translator:
         """Return a translator for another thread, on the same weights; closing one leaves the other."""

@@ -57,7 +57,8 @@ class FakeCuda:
         self.dead = 0  # a status that every call gives from now on
         self._content: dict[int, Any] = {}
         self._capturing: dict[int, int] = {}  # streams, and the threads that record them
-        self._relaxed: set[int] = set()  # threads that may do anything during a capture
+        self._modes: dict[int, int] = {}  # of threads; 0, "global", is that of threads that never chose one
+        self.recorded_elsewhere = False  # by another thread, and in the mode "global"
         self.faults: list[str] = []
         self.contexts: dict[int, int] = {}  # of streams in another context
         self.placed: dict[int, tuple[int, int]] = {}  # memory that is on another GPU, or in another context
@@ -134,14 +135,14 @@ class FakeCuda:
         return self._memory("pinned memory", size)
 
     def _forbidden(self) -> bool:
-        """Say whether this thread records; "thread-local" mode lets the others go on."""
+        """Say whether this thread records, or is not to disturb one that does."""
         thread = threading.get_ident()
-        return thread in self._capturing.values() and thread not in self._relaxed
+        mode = self._modes.get(thread, 0)
+        return (thread in self._capturing.values() and mode < 2) or (self.recorded_elsewhere and mode < 1)
 
     def _cuThreadExchangeStreamCaptureMode(self, mode: int) -> int:
         thread = threading.get_ident()
-        before = 2 if thread in self._relaxed else 1
-        (self._relaxed.add if mode == 2 else self._relaxed.discard)(thread)
+        before, self._modes[thread] = self._modes.get(thread, 0), mode
         return before
 
     def _cuPointerGetAttribute(self, attribute: int, address: int) -> Any:

@@ -5,7 +5,10 @@ import enum
 import errno
 import os
 import platform
+import re
 import sys
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +25,7 @@ from psp_rt import (
     OutputError,
     Translator,
     build,
+    description,
     device,
     plan_parity,
     plans,
@@ -32,6 +36,7 @@ from psp_rt.device import Driver
 from psp_rt.tensorrt_build import BuildOptions, check_compute_capabilities, load_library
 from tests import fake_gpu, tiny_engine
 from tests.fake_tensorrt import FakeTensorRT
+from tests.test_choice import machine as no_gpu
 
 TARGET = "nvidia-h200-sm90-tensorrt-10.13.3.9"
 
@@ -277,6 +282,10 @@ def test_an_engine_without_its_graphs_goes_to_another_file(engine, trt, tmp_path
     with pytest.raises(OutputError, match="runs nowhere else; add --output"):
         build.build(request(engine, strip_onnx=True))
     before = engine.read_bytes()
+    (tmp_path / "link.engine").symlink_to(engine)
+    for same in (engine, tmp_path / "link.engine"):
+        with pytest.raises(OutputError, match="is an input, and would be overwritten"):
+            build.build(request(engine, strip_onnx=True, output=same))
     output = tmp_path / "small.engine"
     build.build(request(engine, strip_onnx=True, output=output))
     assert engine.read_bytes() == before
@@ -284,10 +293,36 @@ def test_an_engine_without_its_graphs_goes_to_another_file(engine, trt, tmp_path
         Translator(output, device="cpu")
     assert CliRunner().invoke(main, ["info", str(output)]).exit_code == 0
     with EngineFile.open(output, needs_graphs=False) as file:
+        elsewhere = description.runs_on(no_gpu(), file)
+        assert re.match("nothing: .*its portable graphs were taken out", elsewhere)
         assert file.manifest.stripped
         assert {name.split("/")[0] for name in file.names} == {"manifest.json", "plans"}
         machine = plans.records(file)[TARGET].machine
         assert plans.choose(file, machine) == TARGET
+
+
+def test_a_link_to_an_engine_stays_one_and_the_engines_mode_too(engine, trt, tmp_path):
+    link = tmp_path / "current.engine"
+    link.symlink_to(engine)
+    engine.chmod(0o640)
+    build.build(request(link))
+    assert link.is_symlink()
+    assert engine.stat().st_mode & 0o777 == 0o640
+    with EngineFile.open(engine) as file:
+        assert set(plans.records(file)) == {TARGET}
+
+
+def test_a_timing_cache_that_cannot_be_written_or_read_is_said_before_the_work(engine, trt, tmp_path):
+    steps = []
+    with pytest.raises(OutputError, match=r"none/cache cannot be written"):
+        build.build(request(engine, timing_cache=tmp_path / "none" / "cache"), report=steps.append)
+    assert steps == []
+    cache = tmp_path / "cache"
+    cache.write_bytes(b"x")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda path: (_ for _ in ()).throw(PermissionError(13, "denied")))
+        with pytest.raises(OutputError, match=r"timing cache .*cache cannot be read: denied"):
+            build.build(request(engine, timing_cache=cache))
 
 
 def test_plans_are_exported_for_other_tools(engine, trt, tmp_path):
@@ -400,6 +435,14 @@ def test_plans_that_compute_something_else_are_not_written(engine, trt, tmp_path
     assert engine.read_bytes() == before
     assert left_behind(tmp_path) == []
     assert all(runner.closed for runner in runners)
+
+
+def test_pictures_with_noise_of_their_own_are_not_compared():
+    manifest = replace(tiny_engine.manifest(), noise="random")
+    assert set(plan_parity.compare(Runner(), Runner("generate", 0.0), manifest)) == {
+        "styles_psnr_db",
+        "codes_psnr_db",
+    }
 
 
 def test_small_differences_pass_the_comparison():

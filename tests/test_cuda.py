@@ -76,6 +76,22 @@ def test_what_cannot_be_captured_is_an_error_and_the_stream_stays_usable(device)
     made.close()
 
 
+def test_recordings_of_other_threads_do_not_disturb_and_the_threads_own_stance_comes_back(cuda):
+    device = CudaDevice(0)
+    cuda.recorded_elsewhere = True  # as by torch.cuda.graph
+    with device.current():
+        with Resources(device) as made:
+            made.device_memory(8)
+            with device.current(), device.in_any_capture():
+                pass
+            made.device_memory(8)
+        made.close()
+    cuda.cuCtxPushCurrent(1)
+    assert cuda.cuMemAlloc(8)[0] == CAPTURING  # outside, the driver's default is in force again
+    cuda.cuCtxPopCurrent()
+    device.close()
+
+
 def test_an_empty_handle_for_a_capture_is_an_error(device, cuda, monkeypatch):
     real = FakeCuda._cuStreamEndCapture
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import threading
 from contextlib import closing
@@ -175,7 +176,7 @@ def test_a_stream_may_come_in_every_librarys_form(translator, library, form):
 
 
 def test_the_default_stream_is_a_stream_too(translator, library):
-    for number in (0, 1):
+    for number in (0, 1, SimpleNamespace(handle=ctypes.c_void_p(0))):  # the last is Numba's
         result = translator.run(library.array(pixels()), stream=number)
         np.testing.assert_array_equal(result.to_host(), expected(pixels())[0])
 

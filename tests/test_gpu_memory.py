@@ -66,6 +66,17 @@ def test_a_result_made_in_a_stream_is_freed_in_its_order_and_nobody_waits(transl
     assert not library.cuda.holds(address, 1)
 
 
+@pytest.mark.parametrize("stream", [None, 7])
+def test_memory_that_was_not_had_leaves_nothing_to_wait_for(translator, library, stream):
+    library.cuda.refusals = {"cuMemAlloc": NO_MEMORY, "cuMemAllocAsync": NO_MEMORY}
+    start = len(library.cuda.log)
+    with pytest.raises(BackendError, match="too little memory"):
+        GpuMemory(0, 64, stream=library.stream if stream else None)
+    gc.collect()
+    log = library.cuda.log[start:]
+    assert "cuEventSynchronize" not in log[log.index("cuEventDestroy") :]  # the event is gone by then
+
+
 def test_it_is_there_before_it_is_written_and_freed_after(translator, library):
     for seed in range(5):  # each dropped at once
         translator.run(library.array(pixels(seed)), stream=library.stream)

@@ -112,6 +112,18 @@ def test_16_bit_labels_keep_their_values(ids):
     np.testing.assert_array_equal(to_input(Image.fromarray(ids.astype(np.uint16)), LABELS)[:, :, 0], ids)
     with pytest.raises(InputError, match="holds the id 300; expected at most 255"):
         to_input(Image.fromarray(np.full(SIZE, 300, np.uint16)), LABELS)
+    big_endian = Image.frombytes("I;16B", SIZE[::-1], np.full(SIZE, 257, ">u2").tobytes())  # as TIFFs have it
+    with pytest.raises(InputError, match="holds the id 257; expected at most 255"):
+        to_input(big_endian, LABELS)
+
+
+def test_a_picture_that_was_closed_is_an_input_error(ids, tmp_path):
+    Image.fromarray(ids).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        pass
+    image.close()
+    with pytest.raises(InputError, match="the picture cannot be decoded: Operation on closed image"):
+        to_input(image, GRAY)
 
 
 def test_black_and_white_and_cmyk_are_converted(colors):

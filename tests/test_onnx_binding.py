@@ -5,8 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from psp_rt import BackendError, DeviceArray, DeviceError, FormatError, InputError, StyleMix, Translator
-from psp_rt.backends import onnx_binding
+from psp_rt import (
+    BackendError,
+    DeviceArray,
+    DeviceError,
+    EngineFile,
+    FormatError,
+    InputError,
+    StyleMix,
+    Translator,
+)
+from psp_rt.backends import onnx_binding, onnx_runtime
 from psp_rt.backends.onnx_runtime import _left_on_cpu
 from tests import tiny_engine
 from tests.fake_library import DlpackArray, InterfaceArray
@@ -30,6 +39,23 @@ def pixels(*shape, seed=0):
 
 def expected(pictures):
     return tiny_engine.generate(tiny_engine.encode(pictures.reshape(-1, HEIGHT, WIDTH, 3)))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [("Fail", BackendError), ("EPFail", BackendError), ("InvalidGraph", FormatError)]
+)
+def test_trouble_of_the_gpu_is_no_damage_to_the_file(engine_paths, monkeypatch, error, kind):
+    import onnxruntime
+
+    def fails(*_, **__):
+        raise type(error, (Exception,), {})("CUDA failure 2: out of memory")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fails)
+    with EngineFile.open(engine_paths["rgb"]) as engine:
+        with pytest.raises(kind, match=r"encoder\.onnx cannot be loaded on cuda:0: CUDA failure 2"):
+            onnx_runtime._session(engine, "encoder", "cuda:0", 1, cuda_graph=False)
+        with pytest.raises(FormatError):
+            onnx_runtime._session(engine, "encoder", "cpu", 1, cuda_graph=False)
 
 
 @pytest.mark.parametrize(

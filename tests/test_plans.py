@@ -69,6 +69,21 @@ def test_the_plan_that_fits_is_found_among_others(engine):
     assert chosen(engine, H200) == target
 
 
+@pytest.mark.parametrize("later", ["native", "compatible"])
+def test_plans_for_just_this_machine_go_before_compatible_ones_whichever_came_first(engine, later):
+    a100 = replace(H200, gpu="NVIDIA A100", compute_capability="8.0")
+    older = replace(H200, version="10.9.0.34")
+    native = record(engine)
+    compatible = [
+        record(engine, a100, hardware_compatible=True),
+        record(engine, older, version_compatible=True),
+    ]
+    for built in [*compatible, native] if later == "native" else [native, *compatible]:
+        add(engine, built)
+    assert chosen(engine, H200) == native.target
+    assert chosen(engine, replace(H200, gpu="NVIDIA L40S", compute_capability="8.9")) == compatible[0].target
+
+
 def test_an_engine_without_plans_says_how_to_build_one(engine):
     with pytest.raises(PlanError, match=r"holds no TensorRT plan; build one .*: psp-rt build .*a\.engine"):
         chosen(engine, H200)

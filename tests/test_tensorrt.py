@@ -277,7 +277,7 @@ def test_wherever_the_driver_fails_it_is_an_error_and_nothing_is_left(gpu, tmp_p
     log = steps(gpu, tmp_path)
     path = tmp_path / "well.engine"
     for at, name in enumerate(log):
-        if any(word in name for word in RELEASES):
+        if any(word in name for word in (*RELEASES, "cuThreadExchange")):  # whose errors are passed over
             continue
         gpu.cuda.failures = {len(gpu.cuda.log) + at: status}
         with pytest.raises(PspError, match=f"{name}|too little memory"):
@@ -341,9 +341,38 @@ def test_a_plan_with_another_result_than_the_manifest_is_refused(backend, gpu):
 
 def test_too_little_memory_for_a_batch_size_drops_the_others_first(backend, gpu):
     backend.encode(images(1))
-    gpu.cuda.failures = {len(gpu.cuda.log) + 1: NO_MEMORY}  # of the first allocation
+    gpu.cuda.refusals = {"cuMemAlloc": NO_MEMORY}  # of the first allocation
     np.testing.assert_array_equal(backend.encode(images(2)), tiny_engine.encode(images(2)))
     assert gpu.left().count("executable") == 1
+
+
+@pytest.mark.parametrize("reason", ["OutOfMemory (Requested size was 512 bytes.)", "out of memory", "no"])
+def test_tensorrts_own_lack_of_memory_drops_the_other_sizes_too(backend, gpu, monkeypatch, reason):
+    backend.encode(images(1))
+    plans, real, tried = backend._plans, backend._plans.execution_context, []
+
+    def once_refused(*arguments):
+        tried.append(reason)
+        if len(tried) == 1:
+            plans._logger.errors.append(reason)
+            raise plans.refused("makes no execution context")
+        return real(*arguments)
+
+    monkeypatch.setattr(plans, "execution_context", once_refused)
+    if reason == "no":
+        with pytest.raises(BackendError, match="makes no execution context"):
+            backend.encode(images(2))
+    else:
+        np.testing.assert_array_equal(backend.encode(images(2)), tiny_engine.encode(images(2)))
+        assert gpu.left().count("executable") == 1
+
+
+def test_too_little_memory_for_a_launch_leaves_the_backend_usable(backend, gpu):
+    backend.encode(images(1))
+    gpu.cuda.refusals = {"cuGraphLaunch": NO_MEMORY}
+    with pytest.raises(BackendError, match="too little memory"):
+        backend.encode(images(1))
+    np.testing.assert_array_equal(backend.encode(images(1)), tiny_engine.encode(images(1)))
 
 
 def test_too_little_memory_in_the_middle_of_a_call_leaves_the_backend_usable(backend, gpu):

@@ -190,6 +190,8 @@ def test_codes_of_the_wrong_shape_name_the_right_one(translator, shape):
 def test_codes_with_nan_or_of_whole_numbers_are_refused(translator):
     with pytest.raises(InputError, match="the code holds NaN"):
         translator.generate(np.full((L, D), np.nan, np.float32))
+    with pytest.raises(InputError, match="the code holds NaN, infinity"):
+        translator.generate(np.full((L, D), 1e39))  # which float32 cannot hold
     with pytest.raises(InputError, match="the code has dtype int64; expected float32"):
         translator.generate(np.zeros((L, D), np.int64))
 
@@ -332,6 +334,26 @@ def test_an_error_of_the_source_comes_after_the_frames_before_it(translator, pic
     assert next(stream).shape == next(stream).shape == OUT
     with pytest.raises(OSError, match="unplugged"):
         next(stream)
+
+
+def test_a_stream_starts_what_is_on_a_gpu_in_the_callers_thread(translator, picture, monkeypatch):
+    """There, the streams that PyTorch and CuPy call current are those of the caller."""
+    on_gpu, real, ran_in = picture[::-1].copy(), translator.run, []
+
+    def run(frame, **options):
+        ran_in.append(threading.current_thread() is threading.main_thread())
+        return real(frame if isinstance(frame, str) else frame.copy(), **options)
+
+    monkeypatch.setattr("psp_rt.translator.is_device_array", lambda frame: frame is on_gpu)
+    monkeypatch.setattr(translator, "run", run)
+    for in_flight in (1, 2):
+        ran_in.clear()
+        frames = [on_gpu, picture, on_gpu]
+        found = list(translator.stream(iter(frames), in_flight=in_flight))
+        np.testing.assert_array_equal(np.stack(found), expected(np.stack(frames)))
+        assert ran_in == ([True, False, True] if in_flight == 1 else [True, True])
+    with pytest.raises(InputError):
+        list(translator.stream(iter([on_gpu, "no.png", on_gpu])))
 
 
 def test_a_stream_left_early_leaves_no_thread_behind(translator, picture):

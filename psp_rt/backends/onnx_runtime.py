@@ -33,6 +33,7 @@ from .ports import GRAPHS, FoundPort, Port, check_ports, graph_ports
 if TYPE_CHECKING:
     import onnxruntime
 
+_OF_THE_GRAPH = {"InvalidGraph", "InvalidProtobuf", "NotImplemented", "NoSuchFile"}  # ONNX Runtime's errors
 _TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
@@ -180,7 +181,8 @@ def _session(
         )
     except Exception as error:  # ONNX Runtime's own kinds share no root
         instead = "; open it without onnx_cuda_graphs" if cuda_graph else ""
-        raise FormatError(f"{engine.path}: {name}.onnx cannot be loaded: {error}{instead}") from error
+        kind = FormatError if device == "cpu" or type(error).__name__ in _OF_THE_GRAPH else BackendError
+        raise kind(f"{engine.path}: {name}.onnx cannot be loaded on {device}: {error}{instead}") from error
     session.disable_fallback()  # or a run that fails on the GPU would move to the CPU, for good
     if device != "cpu" and CUDA_PROVIDER not in session.get_providers():
         raise DeviceError(

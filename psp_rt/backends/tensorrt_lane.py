@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from ..cuda import CudaDevice
+from ..cuda import CudaDevice, OutOfMemory
 from ..cuda_work import Event, Resources, Stream
 from ..errors import BackendError
 from .tensorrt_plans import LoadedPlans, Refused
@@ -34,7 +34,7 @@ def failing_for_good() -> Iterator[None]:
     """Turn an error of work that is enqueued, or of waiting for it, into `GpuFailed`."""
     try:
         yield
-    except Refused:
+    except (Refused, OutOfMemory):  # nothing of it was begun
         raise
     except BackendError as error:
         raise GpuFailed(error) from error

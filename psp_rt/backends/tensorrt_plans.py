@@ -7,6 +7,7 @@ yet: the tests drive it with a stand-in.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ..cuda import CudaDevice
+from ..cuda import CudaDevice, OutOfMemory
 from ..errors import BackendError, FormatError
 from ..manifest import Manifest
 from ..tensorrt_build import error_logger
@@ -22,10 +23,15 @@ from .ports import FoundPort, Port, check_ports, graph_ports
 from .users import Users
 
 ReadPlan = Callable[[], "memoryview | bytes"]
+_OUT_OF_MEMORY = re.compile(r"out ?of ?memory", re.IGNORECASE)  # OutOfMemory, "out of memory"
 
 
 class Refused(BackendError):
     """TensorRT would not do something; nothing of it was begun."""
+
+
+class RefusedForMemory(Refused, OutOfMemory):
+    """TensorRT has too little memory for something; nothing of it was begun."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +143,8 @@ class LoadedPlans:
         """Return the error for what TensorRT would not do, with its reasons."""
         reasons = "; ".join(self._logger.errors[-3:]) or "no reason given"
         self._logger.errors.clear()
-        return Refused(
+        kind = RefusedForMemory if _OUT_OF_MEMORY.search(reasons) else Refused
+        return kind(
             f"TensorRT {self.trt.__version__} {what} on {self.device.name}: {reasons}. "
             "Use backend='onnxruntime' to run without it"
         )

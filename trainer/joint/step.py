@@ -43,7 +43,8 @@ def train_step(run: Run, lpips: LpipsAlex, batches: dict[str, Batch], team: Team
     total = run.config.l2 * report["l2"]
     total = total + run.config.lpips * sum(view.weight * report[view.name] for view in views)
     if adversarial:
-        report["generator_loss"] = -sum(view.weight * judge(run, view.pictures) for view in views)
+        scores = [view.weight * judge(run, view.pictures) for view in views]
+        report["generator_loss"] = -torch.stack(scores).sum()
         total = total + run.config.adversarial * report["generator_loss"]
     report["total"] = total
 
