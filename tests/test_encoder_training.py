@@ -444,7 +444,7 @@ def test_a_full_disk_leaves_the_configuration_of_a_run(tmp_path, monkeypatch):
         run_folder.open_folder(tmp_path / "run", {"batch": 5, "images": 16})
 
 
-@pytest.mark.parametrize("side", [16, 48, 64])
+@pytest.mark.parametrize("side", [32, 48, 64, 96])
 @pytest.mark.parametrize("kind", ["psp", "e4e"])
 def test_heads_reach_a_point_from_every_size_that_is_allowed(kind, side):
     config = EncoderConfig(

@@ -158,8 +158,8 @@ def test_the_input_of_inversion_is_the_target(faces):
 
 
 def test_a_photo_that_is_resized_for_the_encoder_stays_the_photo(faces):
-    batch = load("inversion", faces, "input_size=16").plain([1])
-    assert (batch.sources.shape, batch.targets.shape) == ((1, 16, 16, 3), (1, 32, 32, 3))
+    batch = load("inversion", faces, "input_size=64").plain([1])
+    assert (batch.sources.shape, batch.targets.shape) == ((1, 64, 64, 3), (1, 32, 32, 3))
     assert batch.sources.float().mean().item() == pytest.approx(batch.targets.float().mean().item(), abs=1)
 
 

@@ -32,6 +32,7 @@ TASKS = (
     "toonify",
 )
 FOLDER = Path(__file__).parent / "recipes"
+LEAST_PIXELS = 32  # of an encoder's input: the coarsest map has two pixels then
 MOST_CHANNELS, MOST_PIXELS = 8192, 4096  # beyond any model; a slip of the hand would fill the memory
 Source = Literal["photo", "sketch", "low-resolution", "masked", "pairs"]
 T = TypeVar("T")
@@ -129,8 +130,8 @@ class Recipe:
         )
         yield self.batch % self.parts != 0, f"batch {self.batch} is no multiple of parts {self.parts}"
         yield (
-            self.input_size < 16 or self.input_size % 16 != 0,
-            (f"input_size is {self.input_size}, expected a multiple of 16"),
+            self.input_size < LEAST_PIXELS or self.input_size % 16 != 0,
+            (f"input_size is {self.input_size}, expected a multiple of 16 from {LEAST_PIXELS} up"),
         )
         yield len(self.widths) != 4 or len(self.depths) != 4, "widths and depths need four values each"
         yield (

@@ -7,7 +7,7 @@ from trainer import tasks
 from trainer.joint.pairs import FACTORS, TASKS
 from trainer.losses.criterion import LossWeights
 from trainer.networks import EncoderConfig, GeneratorConfig
-from trainer.tasks import Recipe
+from trainer.tasks import LEAST_PIXELS, Recipe
 
 CHANNELS = (192, 192, 128, 64, 32, 16)  # of the generator at 4x4, 8x8, ... 128x128
 
@@ -75,8 +75,10 @@ class JointConfig:
             sizes = getattr(self, name)
             if len(sizes) != 4 or min(sizes) < 1:
                 raise InputError(f"{name} are {list(sizes)}, expected four numbers from 1 up")
-        if self.input_size < 16 or self.input_size % 16:
-            raise InputError(f"input_size is {self.input_size}, expected a multiple of 16")
+        if self.input_size < LEAST_PIXELS or self.input_size % 16:
+            raise InputError(
+                f"input_size is {self.input_size}, expected a multiple of 16 from {LEAST_PIXELS} up"
+            )
 
     def rate_at(self, images_seen: int) -> float:
         """Return the part of the rates in force: it rises at first, and falls in the last quarter."""
