@@ -540,6 +540,9 @@ def test_a_damaged_checkpoint_is_a_message(tmp_path):
         ("encoder_config", {"kind": "transformer"}, "transformer"),
         ("encoder_config", {"surplus": 1}, "surplus"),
         ("generator_config", {"channels": (16, 16)}, "convs"),
+        ("encoder_config", {"depths": [10**8, 1, 1, 1]}, "depths is .*expected at most 256"),  # it would fill
+        ("encoder_config", {"head_width": 8000}, "its sizes are those of .* and it holds"),  # the memory
+        ("generator_config", {"channels": (16,) * 20}, "its sizes are those of .* and it holds"),
     ],
 )
 def test_a_checkpoint_of_impossible_sizes_is_a_message(tmp_path, field, value, reason):

@@ -14,6 +14,7 @@ The file is a ``torch.save`` of plain containers and tensors, so it loads with
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from psp_rt.errors import InputError, OutputError
 from trainer.networks import Encoder, EncoderConfig, Generator, GeneratorConfig, Translation
 
 FORMAT, VERSION = "psp_rt.trainer", 1
+MOST_BLOCKS, MOST_CHANNELS = 256, 8192  # far beyond any model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +105,14 @@ def parse(content: Any, *, name: str) -> Checkpoint:
     if type(content.get("version")) is not int or content["version"] != VERSION:
         raise InputError(f"{name} has version {content.get('version')!r:.40}; this trainer reads {VERSION}")
     try:
-        encoder = Encoder.create(EncoderConfig(**_fields(content["encoder_config"])))
-        generator = Generator(GeneratorConfig(**_fields(content["generator_config"])))
+        sizes = EncoderConfig(**_fields(content["encoder_config"]))
+        generator_sizes = GeneratorConfig(**_fields(content["generator_config"]))
+        with torch.device("meta"):  # a file may claim sizes that no memory holds
+            claimed = _count(Encoder.create(sizes).state_dict(), Generator(generator_sizes).state_dict())
+        held = _count(content["encoder"], content["generator"])
+        if claimed > held:
+            raise ValueError(f"its sizes are those of {claimed:,} numbers, and it holds {held:,}")
+        encoder, generator = Encoder.create(sizes), Generator(generator_sizes)
         encoder.load_state_dict(content["encoder"])
         generator.load_state_dict(content["generator"])
         latent_avg: Tensor | None = content["latent_avg"]
@@ -120,4 +128,14 @@ def parse(content: Any, *, name: str) -> Checkpoint:
 
 
 def _fields(stored: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+    for name, value in values.items():
+        most = MOST_BLOCKS if name == "depths" else MOST_CHANNELS
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(number, int) and number > most for number in numbers):
+            raise ValueError(f"{name} is {value}, expected at most {most}")
+    return values
+
+
+def _count(*states: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() for state in states for tensor in state.values())
