@@ -316,7 +316,8 @@ def test_info_says_where_an_engine_runs_and_how_close_it_is_to_its_checkpoint():
         taken = f"{translator.device} with {translator.backend}, {translator.precision}: "
     assert any(line.startswith(f"  auto takes               {taken}") for line in lines)
     assert any(
-        re.fullmatch(r"  pictures, FP32           at most [01] grey levels, \d\d\.\d dB", line) for line in lines
+        re.fullmatch(r"  pictures, FP32           at most [01] grey levels, \d\d\.\d dB", line)
+        for line in lines
     )
 
 

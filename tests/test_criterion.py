@@ -297,7 +297,7 @@ def test_a_loss_of_weight_zero_is_not_computed(identity):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ({"lpips": 0.8}, r"lpips has the weight 0.8 but no file: .*--lpips-heads .*alexnet.*losses.lpips=0"),
+        ({"lpips": 0.8}, r"lpips has the weight 0.8 but no file: .*alexnet.*--lpips-heads .*losses.lpips=0"),
         ({"lpips": 0, "identity": 0.1}, r"--identity \(model_ir_se50.pth.*--set losses.identity=0"),
         ({"lpips": 0, "moco": 0.5}, r"--moco \(moco_v2.*--set losses.moco=0"),
         ({"lpips": 0, "inner_lpips": 0.5}, r"inner_lpips has the weight 0.5 but no file"),
