@@ -35,8 +35,8 @@ from benchmarks.workload import Workload, drawn_workload, given_workload
 from psp_rt import PspError
 from psp_rt.device import default_threads, probe_driver
 from psp_rt.engine_writer import check_writable
+from psp_rt.missing import INTERRUPTED
 
-INTERRUPTED = 130
 BATCHES, CLONES, SIZES = (1, 2, 4, 8), (1, 2, 4), (256, 512, 1024)  # of the scaling
 
 

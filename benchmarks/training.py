@@ -38,6 +38,7 @@ from benchmarks.training_setups import (
     plain_sizes,
 )
 from psp_rt import PspError
+from psp_rt.missing import INTERRUPTED
 from trainer import tasks, team
 from trainer.evaluation.command import check_outputs, describe_machine, write
 from trainer.tasks import Recipe
@@ -138,7 +139,7 @@ def run(args: argparse.Namespace, arguments: Sequence[str], folder: Path, device
     print(table(content).as_text())
     if args.json:
         write(args.json, json.dumps(content, indent=1, allow_nan=False) + "\n")
-    return 0 if complete else 130
+    return 0 if complete else INTERRUPTED
 
 
 def measure_task(

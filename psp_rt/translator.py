@@ -6,7 +6,7 @@ import copy
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -190,9 +190,7 @@ class Translator:
             raise InputError(f"in_flight is {in_flight!r}; expected 1 or more")
         with self._taking_turns() as backend:
             settled = self._batches.settled(backend, style)
-        begin: Callable[[Any], AtWork[Any]] = partial(self._begin, style=settled)
-        if in_flight == 1:
-            begin = lambda frame: finished(self.run(frame, style=settled))  # noqa: E731
+        begin = partial(self._do if in_flight == 1 else self._begin, style=settled)
         # What is on a GPU waits for the stream that is current in its maker's thread, which is the caller's.
         return in_order(begin, frames, in_flight=in_flight, at_once=is_device_array)
 
@@ -241,10 +239,14 @@ class Translator:
         with self._taking_turns() as backend:
             return self._batches.translate_on_gpu(backend, images, style, out=out, stream=stream)
 
+    def _do(self, frame: Any, style: StyleMix | None) -> AtWork[Any]:
+        """Do the work on a frame of a stream."""
+        return finished(self.run(frame, style=style))
+
     def _begin(self, frame: Any, style: StyleMix | None) -> AtWork[Any]:
         """Begin the work on a frame of a stream beside others; where that cannot be, do it."""
         if is_device_array(frame):
-            return finished(self.run(frame, style=style))
+            return self._do(frame, style)
         pictures = read_pictures(frame, self._input_spec("stream"), color=self._color)
         with self._taking_turns() as backend:
             begun = self._batches.begin(backend, pictures.pixels, style)

@@ -23,10 +23,17 @@ import torch
 from torch import Tensor
 
 from psp_rt.errors import InputError, OutputError
-from trainer.networks import Encoder, EncoderConfig, Generator, GeneratorConfig, Translation
+from trainer.networks import (
+    MOST_CHANNELS,
+    Encoder,
+    EncoderConfig,
+    Generator,
+    GeneratorConfig,
+    Translation,
+)
 
 FORMAT, VERSION = "psp_rt.trainer", 1
-MOST_BLOCKS, MOST_CHANNELS = 256, 8192  # far beyond any model
+MOST_BLOCKS = 256  # of a stage, far beyond any model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,7 +117,7 @@ def train(
                 parts = next(batches)
                 means.waited_s += time.perf_counter() - waited
                 means.add(train_step(run, encode, criterion, parts, team))
-                stops = agreed(asked(), run, team)
+                stops = team.any_asked(asked(), step=run.images_seen // recipe.batch, every=ASK_STEPS)
                 if reporter:
                     reporter.progress(run.images_seen)
                 due = is_due(run.images_seen, batch=recipe.batch, every=recipe.report_images)
@@ -140,12 +140,6 @@ def train(
                 means = Means(run.images_seen)
     finally:
         batches.close()  # type: ignore[attr-defined]  # a generator, whose threads end here
-
-
-def agreed(asked: bool, run: Run, team: Team) -> bool:
-    """Say whether to stop now; several processes ask each other, which waits for the GPU, not every time."""
-    step = run.images_seen // run.recipe.batch
-    return (team.size == 1 or step % ASK_STEPS == 0) and team.any_asked(asked)
 
 
 def places(run: Run) -> Iterator[int]:

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from psp_rt.errors import InputError
 from trainer.losses.criterion import LossWeights, LpipsNetwork
-from trainer.networks import EncoderConfig, EncoderKind, GeneratorConfig, Noise
+from trainer.networks import MOST_CHANNELS, EncoderConfig, EncoderKind, GeneratorConfig, Noise
 from trainer.settings import parse_change, typed
 
 if sys.version_info >= (3, 11):
@@ -33,7 +33,7 @@ TASKS = (
 )
 FOLDER = Path(__file__).parent / "recipes"
 LEAST_PIXELS = 32  # of an encoder's input: the coarsest map has two pixels then
-MOST_CHANNELS, MOST_PIXELS = 8192, 4096  # beyond any model; a slip of the hand would fill the memory
+MOST_PIXELS = 4096  # of an input, beyond any model
 Source = Literal["photo", "sketch", "low-resolution", "masked", "pairs"]
 T = TypeVar("T")
 

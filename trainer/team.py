@@ -46,10 +46,15 @@ class Team:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
-    def any_asked(self, asked: bool) -> bool:
-        """Whether any process was asked to stop: one that stops alone leaves the others waiting."""
+    def any_asked(self, asked: bool, *, step: int = 0, every: int = 1) -> bool:
+        """Whether any process was asked to stop: one that stops alone leaves the others waiting.
+
+        To ask each other waits for the GPU, so they may do it only ``every`` few steps.
+        """
         if self.size == 1:
             return asked
+        if step % every:
+            return False
         return bool(self.add_up(torch.tensor(float(asked), device=self.device)) > 0)
 
     def average_gradients(self, network: nn.Module) -> None:

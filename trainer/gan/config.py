@@ -5,10 +5,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from psp_rt.errors import InputError
-from trainer.networks import GeneratorConfig
+from trainer.networks import MOST_CHANNELS, GeneratorConfig
 from trainer.networks.discriminator import DiscriminatorConfig
 
-WIDEST = 8192  # channels; far beyond, the memory for the weights alone cannot be had
 NUMBERS = ("learning_rate", "r1_weight", "path_weight", "mixing", "augment_target", "halflife_images")
 SIZES = (16, 32, 64, 128, 256, 512, 1024)
 
@@ -76,12 +75,12 @@ class GanConfig:
                 f"the discriminator's widths are for {self.discriminator.size} pixels, the generator's for "
                 f"{self.size}; give one width for each of 4x4, 8x8, ... {self.size}x{self.size}"
             )
-        largest = {"style_dim": 8192, "mapping_layers": 64}
+        largest = {"style_dim": MOST_CHANNELS, "mapping_layers": 64}
         for name, most in largest.items():
             if not 1 <= getattr(self.generator, name) <= most:
                 raise InputError(f"{name} is {getattr(self.generator, name)}; expected 1 to {most}")
-        if max(*self.generator.channels, *self.discriminator.channels) > WIDEST:
-            raise InputError(f"a layer has more than {WIDEST} channels; StyleGAN2 has at most 512")
+        if max(*self.generator.channels, *self.discriminator.channels) > MOST_CHANNELS:
+            raise InputError(f"a layer has more than {MOST_CHANNELS} channels; StyleGAN2 has at most 512")
         for name in NUMBERS:
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):

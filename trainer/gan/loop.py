@@ -52,7 +52,7 @@ def train(
     with interruptions() as asked, shown as reporter:
         while run.images_seen < config.images:
             means.add(train_step(run, forward, photos, team))
-            stops = _agreed(asked(), run, team)
+            stops = team.any_asked(asked(), step=run.step, every=ADJUST_STEPS)  # where they wait anyway
             last = stops or run.images_seen >= config.images
             reports = last or _due(run, config.report_images)
             keeps = last or _due(run, config.checkpoint_images)
@@ -129,8 +129,3 @@ def _checked(report: dict[str, float], run: Run, latest: Path) -> dict[str, floa
 
 def _due(run: Run, every: int) -> bool:
     return is_due(run.images_seen, batch=run.config.batch, every=every)
-
-
-def _agreed(asked: bool, run: Run, team: Team) -> bool:
-    """Say whether to stop now; several processes ask each other only where they wait anyway."""
-    return (team.size == 1 or run.step % ADJUST_STEPS == 0) and team.any_asked(asked)

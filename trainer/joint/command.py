@@ -14,7 +14,8 @@ from trainer.joint.config import JointConfig, generator_of
 from trainer.joint.pairs import TASKS
 from trainer.joint.run import Model
 from trainer.joint.training import Start, train
-from trainer.losses.lpips import ALEX, LpipsAlex
+from trainer.losses.criterion import LossWeights, needed_files
+from trainer.losses.lpips import LpipsAlex
 from trainer.precision import shortfall
 from trainer.settings import parse_change, typed
 from trainer.team import joined
@@ -22,8 +23,7 @@ from trainer.team import joined
 NEEDS = {
     "--images": "a folder of aligned portraits to learn from",
     "--validation": "a folder of portraits of others to measure on",
-    "--lpips-features": ALEX.source,
-    "--lpips-heads": ALEX.heads_source,
+    **needed_files(LossWeights(), "alex"),
     "--output": "a folder for the run",
 }
 Folder = click.Path(exists=True, file_okay=False, path_type=Path)

@@ -48,18 +48,18 @@ class LossWeights:
                 )
 
 
-_NAMES = tuple(each.name for each in fields(LossWeights))
-
-
 def needed_files(weights: LossWeights, lpips_network: LpipsNetwork) -> dict[str, str]:
     """Return the options that name the files of the losses that count, each with where such a file is had."""
+    counting = [_files(each.name, lpips_network) for each in fields(weights) if getattr(weights, each.name)]
+    return {option: source for files in counting for option, source in files.items()}
+
+
+def _files(loss: str, lpips_network: LpipsNetwork) -> dict[str, str]:
+    """Return the same of one loss."""
     features = perceptual.ALEX if lpips_network == "alex" else perceptual.VGG
     lpips = {"--lpips-features": features.source, "--lpips-heads": features.heads_source}
-    return {
-        **(lpips if weights.lpips or weights.inner_lpips else {}),
-        **({"--identity": identities.SOURCE} if weights.identity else {}),
-        **({"--moco": mocos.SOURCE} if weights.moco else {}),
-    }
+    known = {"lpips": lpips, "inner_lpips": lpips, "identity": {"--identity": identities.SOURCE}}
+    return (known | {"moco": {"--moco": mocos.SOURCE}}).get(loss, {})
 
 
 class Criterion(nn.Module):
@@ -80,8 +80,8 @@ class Criterion(nn.Module):
         networks = {"lpips": lpips, "inner_lpips": lpips, "identity": identity, "moco": moco}
         for name, network in networks.items():
             if getattr(weights, name) and network is None:
-                files = needed_files(LossWeights(**dict.fromkeys(_NAMES, 0.0) | {name: 1.0}), lpips_network)
-                listed = " and ".join(f"{option} ({source})" for option, source in files.items())
+                files = _files(name, lpips_network).items()
+                listed = " and ".join(f"{option} ({source})" for option, source in files)
                 raise InputError(
                     f"the loss {name} has the weight {getattr(weights, name)} but no file: name it with "
                     f"{listed}, or leave the loss out with --set losses.{name}=0"

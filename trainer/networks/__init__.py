@@ -11,7 +11,10 @@ from trainer.networks.encoders import Encoder, EncoderConfig, EncoderKind, draw_
 from trainer.networks.generator import Generator, GeneratorConfig, Noise, official_channels
 from trainer.networks.model import Translation
 
+MOST_CHANNELS = 8192  # beyond any model; a slip of the hand, or a hostile file, would fill the memory
+
 __all__ = [
+    "MOST_CHANNELS",
     "Encoder",
     "EncoderConfig",
     "EncoderKind",
