@@ -26,13 +26,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
-from benchmarks import drawn_files, provenance
+from benchmarks.report import provenance
+from benchmarks.training_speed import drawn_files
 from psp_rt import PspError
-from trainer import tasks, team
-from trainer.encoder_command import Files, run_training
-from trainer.evaluation.command import check_outputs, evaluate, write
+from trainer import recipe as tasks
+from trainer.cli.encoder import Files, run_training
+from trainer.cli.evaluate import check_outputs, evaluate, write
 from trainer.evaluation.entrants import Entrant
 from trainer.evaluation.tables import Comparison
+from trainer.loop import distributed as team
 from trainer.losses.lpips import LpipsAlex
 from trainer.networks import GeneratorConfig
 

@@ -23,19 +23,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import architecture, compare, page, provenance, session
-from benchmarks.architecture import Architecture
+from benchmarks import session
 from benchmarks.contenders import ENTRIES
-from benchmarks.memory import Footprint
-from benchmarks.progress import Progress
-from benchmarks.result_tables import all_tables
-from benchmarks.results import ModelResult, Results, write, write_text
+from benchmarks.measure import models as architecture
+from benchmarks.measure.memory import Footprint
+from benchmarks.measure.models import Architecture
+from benchmarks.measure.progress import Progress
+from benchmarks.measure.workload import Workload, drawn_workload, given_workload
+from benchmarks.report import compare, page, provenance
+from benchmarks.report.result import ModelResult, Results, write, write_text
+from benchmarks.report.result_tables import all_tables
 from benchmarks.session import Settings
-from benchmarks.workload import Workload, drawn_workload, given_workload
 from psp_rt import PspError
-from psp_rt.device import default_threads, probe_driver
-from psp_rt.engine_writer import check_writable
-from psp_rt.missing import INTERRUPTED
+from psp_rt.cli.missing import INTERRUPTED
+from psp_rt.engine.writer import check_writable
+from psp_rt.hardware.probe import default_threads, probe_driver
 
 BATCHES, CLONES, SIZES = (1, 2, 4, 8), (1, 2, 4), (256, 512, 1024)  # of the scaling
 

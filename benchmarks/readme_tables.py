@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.readme_blocks import BLOCKS
+from benchmarks.report.readme import BLOCKS
 from psp_rt import InputError, PspError
 
 ROOT = Path(__file__).parents[1]

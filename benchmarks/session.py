@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import agreement, fresh, scaling, timing
-from benchmarks.ceilings import Ceilings, Device
 from benchmarks.contenders import ENTRIES, Contender, Entry
 from benchmarks.contenders.unavailable import Unavailable
-from benchmarks.memory import Footprint
-from benchmarks.results import ModelResult, Standing
-from benchmarks.stages import all_calls
-from benchmarks.timing import Call
-from benchmarks.work import graph_work
-from benchmarks.workload import ROOT, Workload
+from benchmarks.measure import agreement, fresh, scaling, timing
+from benchmarks.measure.limits import Ceilings, Device
+from benchmarks.measure.memory import Footprint
+from benchmarks.measure.stages import all_calls
+from benchmarks.measure.timing import Call
+from benchmarks.measure.work import graph_work
+from benchmarks.measure.workload import ROOT, Workload
+from benchmarks.report.result import ModelResult, Standing
 from psp_rt import EngineFile
 
 DEMONSTRATION = ROOT / "models" / "sketch.engine"

@@ -22,13 +22,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
-from benchmarks import drawn_files, provenance
-from benchmarks.progress import Progress
-from benchmarks.ratios import ratio
-from benchmarks.tables import Table
-from benchmarks.timing import Call, Timing, measure
-from benchmarks.training_loops import Files, OurEncoderLoop, OurGeneratorLoop, Spent
-from benchmarks.training_setups import (
+from benchmarks.measure.progress import Progress
+from benchmarks.measure.timing import Call, Timing, measure
+from benchmarks.report import provenance
+from benchmarks.report.ratios import ratio
+from benchmarks.report.tables import Table
+from benchmarks.training_speed import drawn_files
+from benchmarks.training_speed.loops import Files, OurEncoderLoop, OurGeneratorLoop, Spent
+from benchmarks.training_speed.setups import (
     PLAIN,
     Loop,
     Sizes,
@@ -38,10 +39,11 @@ from benchmarks.training_setups import (
     plain_sizes,
 )
 from psp_rt import PspError
-from psp_rt.missing import INTERRUPTED
-from trainer import tasks, team
-from trainer.evaluation.command import check_outputs, describe_machine, write
-from trainer.tasks import Recipe
+from psp_rt.cli.missing import INTERRUPTED
+from trainer import recipe as tasks
+from trainer.cli.evaluate import check_outputs, describe_machine, write
+from trainer.loop import distributed as team
+from trainer.recipe import Recipe
 
 PROGRAM, FORMAT, VERSION = "benchmarks/training.py", "psp_rt.training_speed", 1
 GENERATOR = "generator"

@@ -1,9 +1,9 @@
 """Command line of the export: ``python -m export --help``."""
 
-from psp_rt.missing import explained
+from psp_rt.cli.missing import explained
 
 with explained(needed_for="exporting", install="pip install '.[cpu,export]'"):
-    from export.command import main
+    from export.cli import main
 
 if __name__ == "__main__":
     main(prog_name="python -m export")

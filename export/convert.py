@@ -13,9 +13,9 @@ from typing import Any
 
 import click
 
-from export import checkpoints
-from psp_rt.engine_writer import check_apart, check_writable
-from psp_rt.shown_errors import Command
+from export.checkpoints import load as checkpoints
+from psp_rt.cli.group import Command
+from psp_rt.engine.writer import check_apart, check_writable
 from trainer import checkpoint
 
 File = click.Path(path_type=Path)

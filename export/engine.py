@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import psp_rt
-from export import half_precision, onnx_files, parity
-from export.checkpoints import Model
-from export.graphs import EncoderGraph, GeneratorGraph, MappingGraph
+from export import parity
+from export.checkpoints.load import Model
+from export.graphs import half_precision
+from export.graphs import trace as onnx_files
+from export.graphs.networks import EncoderGraph, GeneratorGraph, MappingGraph
 from psp_rt import ImageSize, Manifest
-from psp_rt.engine_writer import check_writable, folder_beside, write_engine
+from psp_rt.engine.writer import check_writable, folder_beside, write_engine
 from trainer.networks import Noise
 
 Members = dict[str, Path]

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import click
 
-from export import inspect_tables, plan_layers
-from export.inspection import Inspection, compare_precisions, view_graphs
+from export import plan_layers
+from export.inspect import tables as inspect_tables
+from export.inspect.report import Inspection, compare_precisions, view_graphs
 from psp_rt import EngineFile, OutputError
-from psp_rt.device import default_threads
-from psp_rt.engine_writer import check_apart, check_writable
-from psp_rt.shown_errors import Command
+from psp_rt.cli.group import Command
+from psp_rt.engine.writer import check_apart, check_writable
+from psp_rt.hardware.probe import default_threads
 
 File = click.Path(path_type=Path)
 RUNS = 10

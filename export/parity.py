@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.checkpoints import Model
+from export.checkpoints.load import Model
 from export.errors import ParityError
 from psp_rt import InputSpec, Translator
 from trainer.networks import Noise, Translation

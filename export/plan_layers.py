@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from psp_rt import BackendError, DeviceError, EngineFile, InputError, Manifest, PlanError
-from psp_rt.backends.ports import GRAPHS
-from psp_rt.backends.tensorrt_plans import LoadedPlans, Network, ReadPlan
-from psp_rt.cuda_work import Resources
-from psp_rt.device import probe_driver
-from psp_rt.plans import choose, read_plan, records
-from psp_rt.tensorrt_build import load_library
-from psp_rt.tensorrt_library import probe_tensorrt
+from psp_rt.backends.tensorrt.plans import LoadedPlans, Network, ReadPlan
+from psp_rt.build.builder import load_library
+from psp_rt.cuda.work import Resources
+from psp_rt.engine.plans import choose, read_plan, records
+from psp_rt.engine.ports import GRAPHS
+from psp_rt.hardware.probe import probe_driver
+from psp_rt.hardware.tensorrt import probe_tensorrt
 
 WARMUP = 2
 TYPES = {

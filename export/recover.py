@@ -16,14 +16,15 @@ import click
 import torch
 from torch import Tensor
 
-from export import checkpoints, parity, traced
-from export.graphs import EncoderGraph
+from export import parity, traced
+from export.checkpoints import load as checkpoints
+from export.graphs.networks import EncoderGraph
 from export.recovered_generator import generator_of
 from export.traced import Graph, OtherOperators
 from psp_rt import EngineFile, Manifest
-from psp_rt.engine_writer import check_apart, check_writable
+from psp_rt.cli.group import Command
+from psp_rt.engine.writer import check_apart, check_writable
 from psp_rt.errors import InputError
-from psp_rt.shown_errors import Command
 from trainer import checkpoint
 from trainer.checkpoint import Checkpoint
 from trainer.networks import (

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from export import traced
-from export.graphs import GeneratorGraph, MappingGraph
-from export.ops import ACTIVATION_GAIN, DEMODULATION_EPSILON
+from export.graphs.networks import GeneratorGraph, MappingGraph
+from export.graphs.ops import ACTIVATION_GAIN, DEMODULATION_EPSILON
 from export.traced import Graph
 from psp_rt import Manifest
 from trainer.networks import Generator, GeneratorConfig, Noise

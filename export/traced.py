@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from export import onnx_files
+from export.graphs import trace as onnx_files
 from psp_rt import EngineFile
 from trainer.networks.layers import EqualLinear
 

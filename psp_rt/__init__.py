@@ -19,9 +19,10 @@ Where to look:
     cli, run_command, build_command, ...    the command: run, build, info, doctor
 """
 
-from .device_array import DeviceArray
-from .engine_file import EngineFile
-from .engine_writer import write_engine
+from .cuda.arrays import DeviceArray
+from .engine.manifest import ImageSize, InputSpec, Manifest, Member
+from .engine.reader import EngineFile
+from .engine.writer import write_engine
 from .errors import (
     BackendError,
     DeviceError,
@@ -31,7 +32,6 @@ from .errors import (
     PlanError,
     PspError,
 )
-from .manifest import ImageSize, InputSpec, Manifest, Member
 from .style import StyleMix
 from .translator import Translator
 

@@ -1,5 +1,5 @@
 """``python -m psp_rt``: the same as ``psp-rt``."""
 
-from .cli import main
+from .cli.main import main
 
 main(prog_name="psp-rt")

@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .engine.manifest import InputSpec
 from .errors import InputError
-from .manifest import InputSpec
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .cuda.foreign_arrays import is_device_array
+from .engine.manifest import InputSpec
 from .errors import InputError
-from .foreign_arrays import is_device_array
 from .images import Pixels, check_array, swap_channels, to_input
-from .manifest import InputSpec
 
 
 @dataclass(frozen=True, kw_only=True)

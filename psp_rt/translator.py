@@ -15,17 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from .backends import Backend, open_backend
-from .choice import Machine, choose
-from .device import check_threads
-from .engine_file import EngineFile
+from .batching import StyledBatches
+from .cuda.foreign_arrays import is_device_array
+from .engine.manifest import InputSpec, Manifest
+from .engine.reader import EngineFile
 from .errors import InputError, PspError
-from .foreign_arrays import is_device_array
+from .hardware.choose import Machine, choose
+from .hardware.probe import check_threads
 from .images import COLORS, Pixels
-from .manifest import InputSpec, Manifest
 from .picture_forms import read_pictures, to_array
 from .streaming import AtWork, check_frames, finished, in_order
 from .style import Codes, StyleMix, check_seed
-from .styled_batches import StyledBatches
 
 log = logging.getLogger("psp_rt")
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from psp_rt import Translator
-from tests import fake_gpu, tiny_engine
-from tests.fake_gpu import FakeGpu
-from tests.fake_library import Library
+from tests.models import tiny_engine
+from tests.stand_ins import gpu as fake_gpu
+from tests.stand_ins.gpu import FakeGpu
+from tests.stand_ins.library import Library
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from benchmarks import readme_tables
-from tests import tiny_models
+from tests.models import tiny_models
 from trainer.losses.lpips import LpipsAlex
 
 ROOT = Path(__file__).parents[1]

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from psp_rt import StyleMix, Translator
-from tests import tiny_engine
+from tests.models import tiny_engine
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES, MODELS = ROOT / "examples", ROOT / "models"

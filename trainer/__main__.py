@@ -1,9 +1,9 @@
 """Command line of the trainer: ``python -m trainer --help``."""
 
-from psp_rt.missing import explained
+from psp_rt.cli.missing import explained
 
 with explained(needed_for="training", install="pip install '.[train]'"):
-    from trainer.command import main
+    from trainer.cli.main import main
 
 if __name__ == "__main__":
     main(prog_name="python -m trainer")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.workload import Workload
+from benchmarks.measure.workload import Workload
 from psp_rt.images import Pixels
 from psp_rt.style import Codes
 

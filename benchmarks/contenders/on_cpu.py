@@ -5,7 +5,7 @@ from functools import partial
 from benchmarks.contenders.entry import Entry
 from benchmarks.contenders.openvino import OpenVino
 from benchmarks.contenders.pytorch import open_compiled, open_original, open_original_bf16, open_ours
-from benchmarks.contenders.runtime import BareRequests, BareSessions, psp_rt_entry
+from benchmarks.contenders.translator import BareRequests, BareSessions, psp_rt_entry
 
 _entry = partial(Entry, device="cpu", precision="fp32")
 

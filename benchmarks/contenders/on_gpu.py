@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.contenders.entry import Entry
 from benchmarks.contenders.pytorch_gpu import open_compiled, open_original, open_ours
-from benchmarks.contenders.runtime import psp_rt_entry
+from benchmarks.contenders.translator import psp_rt_entry
 
 _entry = partial(Entry, device="cuda", in_pytorch=True)
 

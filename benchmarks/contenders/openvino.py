@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contenders.unavailable import Unavailable
-from benchmarks.workload import Workload, latent, read
+from benchmarks.measure.workload import Workload, latent, read
 from psp_rt import EngineFile, InputSpec
-from psp_rt.backends.openvino import PRECISIONS
-from psp_rt.backends.ports import GRAPHS
+from psp_rt.backends.openvino.backend import PRECISIONS
+from psp_rt.engine.ports import GRAPHS
+from psp_rt.hardware.openvino import openvino_core, probe_openvino
 from psp_rt.images import Pixels
-from psp_rt.openvino_library import openvino_core, probe_openvino
 from psp_rt.style import Codes
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.contenders.unavailable import Unavailable
-from benchmarks.original import in_original_form
-from benchmarks.workload import Workload, latent, read
-from export.checkpoints import Model
+from benchmarks.measure.original import in_original_form
+from benchmarks.measure.workload import Workload, latent, read
+from export.checkpoints.load import Model
 from export.parity import network_input
 from psp_rt import InputSpec
 from psp_rt.images import Pixels

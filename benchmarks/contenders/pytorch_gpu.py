@@ -13,12 +13,12 @@ import torch
 
 from benchmarks.contenders.pytorch import Networks, PyTorch, model_of, networks_of
 from benchmarks.contenders.unavailable import Unavailable
-from benchmarks.original import in_original_form
-from benchmarks.workload import Workload
-from export.checkpoints import Model
+from benchmarks.measure.original import in_original_form
+from benchmarks.measure.workload import Workload
+from export.checkpoints.load import Model
 from export.parity import network_input
 from psp_rt import InputSpec
-from psp_rt.device import probe_driver
+from psp_rt.hardware.probe import probe_driver
 from psp_rt.images import Pixels
 
 DEVICE = "cuda:0"

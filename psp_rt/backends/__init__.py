@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from ..choice import Choice
-from ..engine_file import EngineFile
+from ..cuda.gpu_call import GpuRequest
+from ..engine.reader import EngineFile
 from ..errors import DeviceError
-from ..gpu_call import GpuRequest
+from ..hardware.choose import Choice
 from ..images import Pixels
 from ..streaming import AtWork
 from ..style import Codes
@@ -101,11 +101,11 @@ def open_backend(
     if onnx_cuda_graphs:
         _check_cuda_graphs(engine, choice)
     if choice.backend == "openvino":
-        from .openvino import OpenVinoBackend
+        from .openvino.backend import OpenVinoBackend
 
         return OpenVinoBackend.open(engine, precision=choice.precision, threads=threads)
     if choice.backend == "tensorrt":
-        from .tensorrt import TensorRtBackend
+        from .tensorrt.backend import TensorRtBackend
 
         return TensorRtBackend.open(engine, device=choice.device, target=choice.plan)
     from .onnx_runtime import OnnxRuntimeBackend

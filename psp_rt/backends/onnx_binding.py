@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from ..cuda_work import Stream
+from ..cuda.gpu_call import GpuCall, GpuRequest
+from ..cuda.work import Stream
+from ..engine.manifest import Manifest
+from ..engine.ports import Port, graph_ports
 from ..errors import BackendError, FormatError, PspError
-from ..gpu_call import GpuCall, GpuRequest
 from ..images import Pixels
-from ..manifest import Manifest
-from ..parts import style_parts
 from ..style import Codes
 from .onnx_rows import CODES, ROWS, TAKEN, row_session
-from .ports import Port, graph_ports
+from .parts import style_parts
 
 
 @dataclass(frozen=True, kw_only=True)

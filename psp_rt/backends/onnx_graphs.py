@@ -29,14 +29,14 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ..cuda_work import Stream
+from ..cuda.gpu_call import GpuCall, GpuRequest
+from ..cuda.work import Stream
+from ..engine.ports import Port, graph_ports
 from ..errors import BackendError
-from ..gpu_call import GpuCall, GpuRequest
 from ..images import Pixels
 from ..style import Codes
 from .onnx_binding import BoundGraphs, Memory, mix
-from .ports import Port, graph_ports
-from .users import Users
+from .tensorrt.users import Users
 
 GRAPH_ID = "gpu_graph_id"  # a run option; -1 neither records nor replays, 0 is ONNX Runtime's own
 NO_GRAPH = "-1"

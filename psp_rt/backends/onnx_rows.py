@@ -16,9 +16,9 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ..device import CUDA_PROVIDER
+from ..engine.graph import encoded, field
 from ..errors import DeviceError
-from ..onnx_weights import encoded, field
+from ..hardware.probe import CUDA_PROVIDER
 
 if TYPE_CHECKING:
     import onnxruntime

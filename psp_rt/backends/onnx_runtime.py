@@ -15,20 +15,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cuda import CudaDevice
-from ..cuda_work import Resources
-from ..device import CUDA_PROVIDER, INSTALL_CUDA, default_threads
-from ..engine_file import EngineFile
+from ..cuda.device import CudaDevice
+from ..cuda.gpu_call import GpuCall, GpuRequest, callers_stream
+from ..cuda.work import Resources
+from ..engine.graph import WeightsPointer
+from ..engine.manifest import Manifest
+from ..engine.ports import GRAPHS, FoundPort, Port, check_ports, graph_ports
+from ..engine.reader import EngineFile
 from ..errors import BackendError, DeviceError, FormatError
-from ..gpu_call import GpuCall, GpuRequest, callers_stream
+from ..hardware.probe import CUDA_PROVIDER, INSTALL_CUDA, default_threads
 from ..images import Pixels
-from ..manifest import Manifest
-from ..onnx_weights import WeightsPointer
 from ..style import Codes
-from .graph_calls import GraphCalls
+from .backend import GraphCalls
 from .onnx_binding import BoundGraphs
 from .onnx_graphs import RecordedGraphs
-from .ports import GRAPHS, FoundPort, Port, check_ports, graph_ports
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from psp_rt.errors import InputError
-from trainer import checkpoint, inputs, tasks
-from trainer.encoder_review import pool
+from trainer import checkpoint
+from trainer import recipe as tasks
+from trainer.data import inputs
+from trainer.encoder.review import pool
+from trainer.loop.run_folder import LATEST
 from trainer.networks import Translation
-from trainer.run_folder import LATEST
-from trainer.tasks import Recipe
+from trainer.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

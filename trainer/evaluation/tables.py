@@ -17,7 +17,7 @@ import numpy as np
 
 from trainer.evaluation import paper
 from trainer.evaluation.entrants import Entrant
-from trainer.evaluation.measuring import CHUNK, WARM_UP, Figures
+from trainer.evaluation.measure import CHUNK, WARM_UP, Figures
 from trainer.losses.lpips import LOSS_SIZE
 
 FORMAT, VERSION = "psp_rt.evaluation", 1

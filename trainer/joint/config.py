@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field, replace
 
 from psp_rt.errors import InputError
-from trainer import tasks
-from trainer.joint.pairs import FACTORS, TASKS
+from trainer import recipe as tasks
+from trainer.data.joint_pairs import FACTORS, TASKS
 from trainer.losses.criterion import LossWeights
 from trainer.networks import EncoderConfig, GeneratorConfig
-from trainer.tasks import LEAST_PIXELS, Recipe
+from trainer.recipe import LEAST_PIXELS, Recipe
 
 CHANNELS = (192, 192, 128, 64, 32, 16)  # of the generator at 4x4, 8x8, ... 128x128
 

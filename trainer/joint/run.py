@@ -14,10 +14,10 @@ from torch import nn
 
 from psp_rt.errors import InputError
 from trainer import checkpoint as checkpoints
+from trainer.data.joint_pairs import TASKS
 from trainer.joint import growing
 from trainer.joint.config import JointConfig
 from trainer.joint.discriminator import FeatureDiscriminator
-from trainer.joint.pairs import TASKS
 from trainer.networks import Encoder, Generator, Translation
 from trainer.networks.encoders import draw_head_weights
 

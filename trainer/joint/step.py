@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainer.average import decay
-from trainer.data import Batch
-from trainer.gan.step import draw_codes
+from trainer.data.photos import Batch
+from trainer.generator.step import draw_codes
 from trainer.joint.discriminator import discriminator_loss, mean_score
 from trainer.joint.run import Run
+from trainer.loop.average import decay
+from trainer.loop.distributed import Team
+from trainer.loop.precision import half_precision
 from trainer.losses.identity import Box
 from trainer.losses.lpips import LpipsAlex, random_shift, shown, unit_length
-from trainer.precision import half_precision
-from trainer.team import Team
 
 FEATURES = Box(92, 204, 72, 184)  # eyes, nose and mouth of a face that is aligned as FFHQ's are
 MIXING = 0.5  # of the random codes have their later rows from another latent

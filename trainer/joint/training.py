@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from psp_rt.errors import OutputError, PspError
-from trainer.average import calibrate, spread_statistics
-from trainer.data import Batch
-from trainer.interruptions import Interrupted, interruptions
+from trainer.data.joint_pairs import TASKS, Pairs, as_picture, in_parts, load
+from trainer.data.photos import Batch
 from trainer.joint.config import JointConfig
-from trainer.joint.pairs import TASKS, Pairs, as_picture, in_parts, load
 from trainer.joint.run import Model, Run
 from trainer.joint.step import train_step
+from trainer.loop.average import calibrate, spread_statistics
+from trainer.loop.distributed import Team
+from trainer.loop.interruptions import Interrupted, interruptions
+from trainer.loop.report import Means, broken, reporting
 from trainer.losses.lpips import LpipsAlex, enlarge
-from trainer.mapping import check_depth, set_mapping
-from trainer.report import Means, broken, reporting
-from trainer.team import Team
+from trainer.networks.mapping import check_depth, set_mapping
 
 REPORT_IMAGES = 10_000  # at least, between two reports
 CALIBRATION_BATCHES = 32  # of 64 photos

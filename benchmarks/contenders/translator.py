@@ -1,0 +1,177 @@
+"""psp_rt as its users call it, and what is inside it: sessions of ONNX Runtime, requests of OpenVINO.
+
+What runs on a GPU has not run there yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.contenders.entry import Entry
+from benchmarks.contenders.plans import engine_with_plans
+from benchmarks.contenders.unavailable import Unavailable
+from benchmarks.measure.workload import Workload, latent, read
+from psp_rt import InputSpec, PspError, StyleMix, Translator
+from psp_rt.backends.onnx_runtime import OnnxRuntimeBackend
+from psp_rt.backends.openvino.backend import OpenVinoBackend
+from psp_rt.images import Pixels
+from psp_rt.style import Codes
+
+
+class PspRt:
+    """psp_rt on one of its backends."""
+
+    def __init__(self, translator: Translator) -> None:
+        self._translator = translator
+
+    @classmethod
+    def open(cls, workload: Workload, *, device: str, backend: str, precision: str) -> PspRt:
+        """Open the engine."""
+        return cls(_opened(workload, device, backend, precision).clone())
+
+    def clone(self) -> PspRt:
+        """Return a contender for another thread, on the same weights."""
+        return PspRt(self._translator.clone())
+
+    def encode(self, images: Pixels) -> Codes:
+        """Return codes [N, L, D]."""
+        return self._translator.encode(images)
+
+    def with_style(self, codes: Codes, seed: int, first_row: int) -> Codes:
+        """Return codes [N, L, D] with the style of a seed from one row on."""
+        return _with_style(codes, self._translator.sample(seed), first_row)
+
+    def generate(self, codes: Codes) -> Pixels:
+        """Return RGB [N, H, W, 3]."""
+        return self._translator.generate(codes)
+
+    def translate(self, pictures: Sequence[Path]) -> Sequence[Any]:
+        """Return N PIL images, as users who pass paths get them."""
+        results: list[Any] = self._translator.run(list(pictures))
+        return results
+
+    def mix(self, image: Pixels, seeds: Sequence[int], first_row: int) -> Pixels:
+        """Return RGB [K, H, W, 3]: one image [H, W, C] in K random styles, from one row of its code on."""
+        results: Pixels = self._translator.run(
+            image, style=StyleMix.random(seeds, layers=f"{first_row + 1}-")
+        )
+        return results
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._translator.close()
+
+
+class BareSessions:
+    """The sessions of psp_rt, called directly: what psp_rt costs is the difference to this."""
+
+    def __init__(self, translator: Translator, spec: InputSpec) -> None:
+        backend = translator._backend  # the same options by construction
+        assert isinstance(backend, OnnxRuntimeBackend)
+        self._translator, self._spec = translator, spec
+        self._sessions: dict[str, Any] = backend._sessions
+
+    @classmethod
+    def open(cls, workload: Workload) -> BareSessions:
+        """Open the engine on the CPU."""
+        return cls(workload.translator.clone(), workload.input)
+
+    def encode(self, images: Pixels) -> Codes:
+        """Return codes [N, L, D]."""
+        codes: Codes = self._sessions["encoder"].run(None, {"image": images})[0]
+        return codes
+
+    def with_style(self, codes: Codes, seed: int, first_row: int) -> Codes:
+        """Return codes [N, L, D] with the style of a seed from one row on."""
+        style = self._sessions["mapping"].run(None, {"z": latent(seed, codes.shape[-1])})[0]
+        return _with_style(codes, style, first_row)
+
+    def generate(self, codes: Codes) -> Pixels:
+        """Return RGB [N, H, W, 3]."""
+        feeds = {"codes": codes, "reference": codes, "weights": np.zeros(codes.shape[:2], np.float32)}
+        pictures: Pixels = self._sessions["generator"].run(None, feeds)[0]
+        return pictures
+
+    def translate(self, pictures: Sequence[Path]) -> Sequence[Any]:
+        """Return N arrays [H, W, 3], RGB."""
+        return list(self.generate(self.encode(read(pictures, self._spec))))
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._sessions = {}
+        self._translator.close()
+
+
+class BareRequests:
+    """The OpenVINO requests of psp_rt, called directly, picture by picture as psp_rt does."""
+
+    def __init__(self, translator: Translator, spec: InputSpec) -> None:
+        backend = translator._backend
+        assert isinstance(backend, OpenVinoBackend)
+        self._translator, self._spec = translator, spec
+        self._requests: dict[str, Any] = backend._requests
+
+    @classmethod
+    def open(cls, workload: Workload) -> BareRequests:
+        """Open the engine on the CPU."""
+        return cls(_opened(workload, "cpu", "openvino", "fp32").clone(), workload.input)
+
+    def encode(self, images: Pixels) -> Codes:
+        """Return codes [N, L, D]."""
+        codes: Codes = np.concatenate([self._run("encoder", [image[None]]) for image in images])
+        return codes
+
+    def with_style(self, codes: Codes, seed: int, first_row: int) -> Codes:
+        """Return codes [N, L, D] with the style of a seed from one row on."""
+        style = self._run("mapping", [latent(seed, codes.shape[-1])])
+        return _with_style(codes, style, first_row)
+
+    def generate(self, codes: Codes) -> Pixels:
+        """Return RGB [N, H, W, 3]."""
+        weights = np.zeros((1, codes.shape[1]), np.float32)
+        pictures = [self._run("generator", [code[None], code[None], weights]) for code in codes]
+        found: Pixels = np.concatenate(pictures)
+        return found
+
+    def translate(self, pictures: Sequence[Path]) -> Sequence[Any]:
+        """Return N arrays [H, W, 3], RGB."""
+        return list(self.generate(self.encode(read(pictures, self._spec))))
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._requests = {}
+        self._translator.close()
+
+    def _run(self, graph: str, inputs: list[Any]) -> Any:
+        return self._requests[graph].infer(inputs, share_inputs=True)[0]
+
+
+def psp_rt_entry(*, name: str, what: str, device: str, backend: str, precision: str = "fp32") -> Entry:
+    """Return the entry of psp_rt on one of its backends."""
+    return Entry(
+        name=name,
+        what=what,
+        device=device,
+        precision=precision,
+        open=partial(PspRt.open, device=device, backend=backend, precision=precision),
+        translator={"device": device, "backend": backend, "precision": precision},
+    )
+
+
+def _opened(workload: Workload, device: str, backend: str, precision: str) -> Translator:
+    try:
+        engine = engine_with_plans(workload, precision) if backend == "tensorrt" else workload.engine
+        return workload.opened(backend, precision, device=device, engine=engine)
+    except PspError as error:
+        raise Unavailable(str(error).replace(f"{workload.engine.parent}/", "")) from error
+
+
+def _with_style(codes: Codes, style: Codes, first_row: int) -> Codes:
+    mixed = codes.copy()
+    mixed[:, first_row:] = style[0]  # all rows of a style are one
+    return mixed

@@ -1,0 +1,1 @@
+"""Training speed against plain loops."""

@@ -1,0 +1,1 @@
+"""Read checkpoints of every supported format."""

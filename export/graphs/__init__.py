@@ -1,0 +1,1 @@
+"""Build and trace the ONNX graphs of an engine."""

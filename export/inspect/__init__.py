@@ -1,0 +1,1 @@
+"""Inspect an engine's layers, precisions and times."""

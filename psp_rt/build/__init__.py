@@ -1,0 +1,1 @@
+"""Build TensorRT plans for this machine into an engine."""

@@ -1,0 +1,1 @@
+"""The psp-rt command."""

@@ -1,0 +1,1 @@
+"""CUDA devices, streams and the arrays of other libraries."""

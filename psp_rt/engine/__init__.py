@@ -1,0 +1,1 @@
+"""The engine file: its format, reading it safely and writing it."""

@@ -1,0 +1,1 @@
+"""This machine: devices, runtimes, and what an engine uses of them."""

@@ -1,0 +1,1 @@
+"""Train an encoder for a fixed generator."""
