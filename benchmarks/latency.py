@@ -36,7 +36,7 @@ from benchmarks.report.result_tables import all_tables
 from benchmarks.session import Settings
 from psp_rt import PspError
 from psp_rt.cli.missing import INTERRUPTED
-from psp_rt.engine.writer import check_writable
+from psp_rt.files import check_writable
 from psp_rt.hardware.probe import default_threads, probe_driver
 
 BATCHES, CLONES, SIZES = (1, 2, 4, 8), (1, 2, 4), (256, 512, 1024)  # of the scaling

@@ -17,7 +17,7 @@ from psp_rt.build.builder import BuildOptions
 from psp_rt.cli.build import build_and_tell
 from psp_rt.cli.group import Command
 from psp_rt.cli.info import in_words
-from psp_rt.engine.writer import check_apart
+from psp_rt.files import check_apart
 from trainer.networks import Noise
 
 File = click.Path(path_type=Path)

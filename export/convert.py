@@ -15,7 +15,7 @@ import click
 
 from export.checkpoints import load as checkpoints
 from psp_rt.cli.group import Command
-from psp_rt.engine.writer import check_apart, check_writable
+from psp_rt.files import check_apart, check_writable
 from trainer import checkpoint
 
 File = click.Path(path_type=Path)

@@ -18,7 +18,8 @@ from export.graphs import half_precision
 from export.graphs import trace as onnx_files
 from export.graphs.networks import EncoderGraph, GeneratorGraph, MappingGraph
 from psp_rt import ImageSize, Manifest
-from psp_rt.engine.writer import check_writable, folder_beside, write_engine
+from psp_rt.engine.writer import write_engine
+from psp_rt.files import check_writable, folder_beside
 from trainer.networks import Noise
 
 Members = dict[str, Path]

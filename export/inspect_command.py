@@ -10,7 +10,7 @@ from export.inspect import tables as inspect_tables
 from export.inspect.report import Inspection, compare_precisions, view_graphs
 from psp_rt import EngineFile, OutputError
 from psp_rt.cli.group import Command
-from psp_rt.engine.writer import check_apart, check_writable
+from psp_rt.files import check_apart, check_writable
 from psp_rt.hardware.probe import default_threads
 
 File = click.Path(path_type=Path)

@@ -23,7 +23,7 @@ from export.recovered_generator import generator_of
 from export.traced import Graph, OtherOperators
 from psp_rt import EngineFile, Manifest
 from psp_rt.cli.group import Command
-from psp_rt.engine.writer import check_apart, check_writable
+from psp_rt.files import check_apart, check_writable
 from psp_rt.errors import InputError
 from trainer import checkpoint
 from trainer.checkpoint import Checkpoint

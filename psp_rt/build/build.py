@@ -16,9 +16,10 @@ from typing import Any
 
 from ..backends import Backend
 from ..engine.manifest import Manifest
-from ..engine.plans import RECORD, Machine, PlanRecord
+from ..engine.plans import RECORD, PlanRecord, PlanTarget
 from ..engine.reader import EngineFile
-from ..engine.writer import Content, add_plans, check_apart, check_writable, folder_beside
+from ..engine.writer import Content, add_plans
+from ..files import check_apart, check_writable, folder_beside
 from ..errors import DeviceError, OutputError
 from ..hardware.probe import Driver, probe_driver
 from ..hardware.tensorrt import this_machine
@@ -105,7 +106,7 @@ def build(
     return record
 
 
-def prepare(request: BuildRequest) -> tuple[Any, Machine]:
+def prepare(request: BuildRequest) -> tuple[Any, PlanTarget]:
     """Return the library to build with and what the plans will run on; quick, to be asked before long work.
 
     Raises:
@@ -171,7 +172,7 @@ def _read(cache_file: Path) -> bytes:
 
 
 def _record(
-    machine: Machine, options: BuildOptions, engine: EngineFile, parity: dict[str, float]
+    machine: PlanTarget, options: BuildOptions, engine: EngineFile, parity: dict[str, float]
 ) -> PlanRecord:
     members = engine.manifest.members
     sources = [f"{graph}.onnx" for graph in graph_names(engine.manifest).values()]

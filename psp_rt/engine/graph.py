@@ -1,32 +1,95 @@
-"""Point a graph at its weights inside the engine file, and refuse graphs that reach elsewhere.
+"""The subset of ONNX that an engine may contain, and where its weights lie.
 
-ONNX Runtime follows an external tensor's location wherever it leads, even to an address in memory,
-and copies weights handed over as buffers (measured: three times their size in memory). Given the
-engine file's own name and offset, it maps them from the file instead, without a copy. So the few
-fields in question are rewritten in the protobuf message itself, without the onnx package:
+A graph from a stranger reaches the runtimes' native code, which trusts it more than it should:
+operators with too few inputs crashed OpenVINO, cycles and chains of thousands of nodes kept it busy
+for minutes. Exported models need none of that, so a graph must use the operators below, in an order
+in which every value is computed before it is used. Local functions, subgraphs (loops that never end),
+sparse tensors, custom operators and external data anywhere but in a graph's initializers are refused.
 
-    ModelProto.graph (7) .initializer (5) .external_data (13) {key (1), value (2)}
+The weights stay in the engine file. A runtime gets them in one of two ways:
 
-What an engine never needs is refused: local functions, subgraphs (loops that never end), sparse
-tensors, custom operators, external data anywhere but in a graph's initializers, and what
-:mod:`psp_rt.onnx_rules` forbids.
+    in place     ONNX Runtime and TensorRT map external data from the engine file itself, at its offset.
+                 (ONNX Runtime would copy weights that are passed as buffers: three times their size in memory.)
+    as inputs    OpenVINO cannot map from the middle of a file, so the tensors become inputs of the graph,
+                 to be given as arrays over the mapped file.
+
+ONNX Runtime follows an external tensor's location wherever it leads, so the location is always
+rewritten. Both are done in the protobuf message itself, without the onnx package. The fields used:
+
+    ModelProto {graph (7), opset_import (8), training_info (20), functions (25)}
+    GraphProto {node (1), initializer (5), input (11): ValueInfoProto {name (1), type (2)}}
+    TensorProto {dims (1), data_type (2), name (8), external_data (13) {key (1), value (2)}}
+    TypeProto.tensor_type (1) {elem_type (1), shape (2)}
+
 Field numbers: onnx.proto of ONNX 1.23; wire format: protobuf.dev/programming-guides/encoding.
+
+Not covered: integers that overflow when constants are folded (the smallest int64 divided by -1 ends
+the process), and sizes that double from node to node until the memory is full.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ..errors import FormatError
 from .archive import Span
-from .onnx_rules import MAX_NODES, OPERATOR_SETS, fault_of_node
 
 MAX_GRAPH = 2**31 - 1  # bytes, protobuf's own limit
 MAX_FIELDS = 100_000  # a generator of 1024 pixels has 7,244, which are read twice
+MAX_NODES = 2000  # the official encoder at 256 pixels and the generator at 1024 have 595 and 687
+OPERATOR_SETS = range(7, 31)  # exports write 17
+# The fewest inputs of each operator: those that our exports contain, and those that other exporters and
+# other versions of torch produce for the same networks.
+LEAST_INPUTS = {
+    **dict.fromkeys(("Constant", "RandomNormal"), 0),
+    **dict.fromkeys(
+        (
+            "Abs", "AveragePool", "Cast", "CastLike", "Clip", "Concat", "ConstantOfShape", "DepthToSpace",
+            "Exp", "Flatten", "Floor", "GlobalAveragePool", "GlobalMaxPool", "Identity", "LeakyRelu", "Log",
+            "Max", "MaxPool", "Min", "Neg", "RandomNormalLike", "Reciprocal", "ReduceL2", "ReduceMax",
+            "ReduceMean", "ReduceSum", "ReduceSumSquare", "Relu", "Resize", "Round", "Shape", "Sigmoid",
+            "Softmax", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sum", "Tanh", "Transpose",
+        ),
+        1,
+    ),
+    **dict.fromkeys(
+        (
+            "Add", "And", "Conv", "ConvTranspose", "Div", "Equal", "Expand", "Gather", "GatherElements",
+            "Gemm", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "MatMul", "Mod", "Mul", "Or", "Pad",
+            "Pow", "PRelu", "Reshape", "Sub", "Tile", "Unsqueeze",
+        ),
+        2,
+    ),
+    **dict.fromkeys(("InstanceNormalization", "OneHot", "Range", "Slice", "Where"), 3),
+    "BatchNormalization": 5,
+}  # fmt: skip
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _DOMAINS = (b"", b"ai.onnx")
 
+_TYPES = {1: "float32", 6: "int32", 7: "int64", 10: "float16"}  # TensorProto.DataType
+
 _Rewrite = Callable[[memoryview], bytes | None]  # None leaves the field out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weight:
+    """A tensor that lies in the engine file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    span: Span
+
+    def array(self, data: memoryview) -> npt.NDArray[Any]:
+        """Return the tensor as it lies in the engine file's bytes, copied only if it lies askew."""
+        array: npt.NDArray[Any] = np.ndarray(self.shape, self.dtype, data, self.span.offset)
+        return np.require(array, requirements="A")
 
 
 class WeightsPointer:
@@ -222,6 +285,61 @@ class WeightsPointer:
         return FormatError(f"{self._graph_name} {what}")
 
 
+class WeightsAsInputs(WeightsPointer):
+    """Rewrites one graph so that its external tensors are inputs; ``taken`` lists them."""
+
+    def __init__(self, graph_name: str, *, weights_name: str, weights: Span | None) -> None:
+        super().__init__(graph_name, file_name="", weights_name=weights_name, weights=weights)
+        self.taken: dict[str, Weight] = {}
+
+    def _graph(self, graph: memoryview) -> bytes:
+        kept = super()._graph(graph)
+        return kept + b"".join(field(11, _value_info(weight)) for weight in self.taken.values())
+
+    def _placed(self, tensor: bytes, span: Span) -> None:
+        weight = self._described(tensor, span)
+        if weight.name in self.taken:
+            raise self._refusal(f"holds two tensors named {weight.name[:60]!r}")
+        if prod(weight.shape) * np.dtype(weight.dtype).itemsize != span.size:
+            raise self._refusal(
+                f"gives {span.size} bytes for {weight.name[:60]!r}, {weight.dtype} {list(weight.shape)}"
+            )
+        self.taken[weight.name] = weight
+
+    def _described(self, tensor: bytes, span: Span) -> Weight:
+        name, kind, shape = b"", 0, []
+        for number, raw, payload in self._fields(memoryview(tensor)):
+            if number == 8 and payload is not None:
+                name = bytes(payload)
+            elif number == 2 and payload is None:
+                kind, _ = self._varint(raw, 1)
+            elif number == 1:
+                shape += [self._varint(raw, 1)[0]] if payload is None else self._packed(payload)
+        if kind not in _TYPES:
+            raise self._refusal(f"holds weights of data type {kind}; expected one of {sorted(_TYPES)}")
+        return Weight(name=name.decode("utf-8", "replace"), dtype=_TYPES[kind], shape=tuple(shape), span=span)
+
+    def _packed(self, numbers: memoryview) -> list[int]:
+        found, at = [], 0
+        while at < len(numbers):
+            number, at = self._varint(numbers, at)
+            found.append(number)
+        return found
+
+
+def fault_of_node(operator: str, inputs: list[str], known: set[str]) -> str | None:
+    """Return what is wrong with a node whose graph has made the ``known`` values so far, or None."""
+    least = LEAST_INPUTS.get(operator)
+    if least is None:
+        return f"uses the operator {operator[:60]!r}, which the models of this format do not need"
+    if len(inputs) < least or not all(inputs[:least]):
+        return f"gives {operator} {len([name for name in inputs if name])} inputs; expected at least {least}"
+    unmade = next((name for name in inputs if name and name not in known), None)
+    if unmade is not None:
+        return f"uses {unmade[:60]!r} in {operator} before it is made, or in a circle"
+    return None
+
+
 def field(number: int, payload: bytes) -> bytes:
     """Encode a field that has a length."""
     return encoded(number << 3 | _BYTES) + encoded(len(payload)) + payload
@@ -239,3 +357,10 @@ def encoded(value: int) -> bytes:
         value >>= 7
     parts.append(value)
     return bytes(parts)
+
+
+def _value_info(weight: Weight) -> bytes:
+    kind = {name: number for number, name in _TYPES.items()}[weight.dtype]
+    sizes = b"".join(field(1, encoded(1 << 3) + encoded(size)) for size in weight.shape)
+    tensor_type = encoded(1 << 3) + encoded(kind) + field(2, sizes)
+    return field(1, weight.name.encode()) + field(2, field(1, tensor_type))

@@ -1,22 +1,22 @@
-"""What an engine file says of itself: ``manifest.json``.
+"""The description of an engine: ``manifest.json``.
 
-    format, version    "psp_rt.engine", 1; another version is refused
+    format, version    "psp_rt.engine", 1; other versions are refused
     task               free text: inversion, sketch, segmentation, ...
     input              kind, height, width, resize (and labels, for label maps); null without an encoder
     output             height and width of the pictures
     num_styles         L, the rows of a code [L, D]
     style_dim          D
     noise              "const", "random" or "none"
-    precision          what a build for a GPU uses; with "fp16" there are graphs for it beside the FP32 ones
-    fp32_layers        of each FP16 graph, the nodes kept in FP32 because FP16 would overflow; may be absent
+    precision          of builds for a GPU; with "fp16" the file also holds FP16 graphs
+    fp32_layers        for each FP16 graph, the nodes kept in FP32 because FP16 would overflow; may be absent
     weights            how the file stores the weights
     provenance         where the model comes from, text to text
     parity             how close the export is to its checkpoint, text to number
-    stripped           the graphs have been taken out, only plans are left; may be absent
+    stripped           the graphs were removed and only plans are left; may be absent
     members            SHA-256 and size of every other member
 
-Fields that this version does not know are ignored, so that later files may add some; what changes
-the meaning of a file raises its version.
+Unknown fields are ignored, so that later files can add some; a change of a file's meaning raises its
+version.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
-
 from ..errors import FormatError
+from .fields import Fields
 
 FORMAT = "psp_rt.engine"
 VERSION = 1
@@ -38,7 +37,6 @@ PRECISIONS = ("fp32", "fp16")
 MAX_SIDE = 16384  # pixels; a manifest must not be able to ask for terabytes
 MAX_STYLES = 64
 MAX_STYLE_DIM = 65536
-MAX_NUMBER = 1e300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +98,9 @@ class Manifest:
         """Read a manifest.
 
         Raises:
-            FormatError: The text is no JSON, or a field is missing, of another type or out of range.
+            FormatError: The text is not JSON, or a field is missing, of another type or out of range.
         """
-        fields = _Fields(_parse(data), "")
+        fields = Fields.parse(data, source="manifest.json", remedy="export the engine again")
         _check_version(fields)
         given = fields.value("input")
         return Manifest(
@@ -122,17 +120,7 @@ class Manifest:
         )
 
 
-def _parse(data: bytes | str) -> dict[str, Any]:
-    try:
-        fields = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"manifest.json is not valid JSON ({error}); export the engine again") from None
-    if not isinstance(fields, dict):
-        raise FormatError(f"manifest.json holds a {type(fields).__name__}; expected an object")
-    return fields
-
-
-def _check_version(fields: _Fields) -> None:
+def _check_version(fields: Fields) -> None:
     found = fields.text("format")
     if found != FORMAT:
         raise FormatError(f"manifest.json: format is {found!r}; expected {FORMAT!r}")
@@ -144,10 +132,12 @@ def _check_version(fields: _Fields) -> None:
         )
 
 
-def _input_spec(fields: _Fields) -> InputSpec:
+def _input_spec(fields: Fields) -> InputSpec:
     kind = fields.choice("kind", INPUT_KINDS)
     if kind != "labels" and fields.optional("labels") is not None:
-        raise FormatError(f"manifest.json: input.labels is given for kind {kind!r}; only label maps have it")
+        raise FormatError(
+            f"manifest.json: input.labels is given for kind {kind!r}; only label maps have labels"
+        )
     return InputSpec(
         kind=kind,
         height=fields.whole("height", 1, MAX_SIDE),
@@ -157,11 +147,11 @@ def _input_spec(fields: _Fields) -> InputSpec:
     )
 
 
-def _image_size(fields: _Fields) -> ImageSize:
+def _image_size(fields: Fields) -> ImageSize:
     return ImageSize(height=fields.whole("height", 1, MAX_SIDE), width=fields.whole("width", 1, MAX_SIDE))
 
 
-def _members(fields: _Fields) -> dict[str, Member]:
+def _members(fields: Fields) -> dict[str, Member]:
     members = {}
     for name in fields.names:
         entry = fields.group(name)
@@ -174,80 +164,8 @@ def _members(fields: _Fields) -> dict[str, Member]:
     return members
 
 
-def _fp32_layers(fields: _Fields) -> dict[str, tuple[str, ...]]:
-    if fields.optional("fp32_layers") is None:  # before FP16 there was no such field
+def _fp32_layers(fields: Fields) -> dict[str, tuple[str, ...]]:
+    if fields.optional("fp32_layers") is None:  # absent in files from before FP16
         return {}
     group = fields.group("fp32_layers")
     return {name: group.list_of_texts(name) for name in group.names}
-
-
-class _Fields:
-    """One JSON object, whose fields are taken with their type checked."""
-
-    def __init__(self, values: dict[str, Any], where: str) -> None:
-        self._values = values
-        self.where = where
-
-    @property
-    def names(self) -> list[str]:
-        return list(self._values)
-
-    def optional(self, name: str) -> Any:
-        return self._values.get(name)
-
-    def value(self, name: str) -> Any:
-        if name not in self._values:
-            raise FormatError(f"manifest.json: {self.where}{name} is missing; export the engine again")
-        return self._values[name]
-
-    def group(self, name: str) -> _Fields:
-        value = self.value(name)
-        if not isinstance(value, dict) or not all(key.isprintable() for key in value):
-            raise self._wrong(name, value, "an object with printable names")
-        return _Fields(value, f"{self.where}{name}.")
-
-    def text(self, name: str) -> str:
-        value = self.value(name)
-        if not isinstance(value, str) or not value.isprintable():  # control characters would reach terminals
-            raise self._wrong(name, value, "a text of printable characters")
-        return value
-
-    def list_of_texts(self, name: str) -> tuple[str, ...]:
-        values = self.value(name)
-        if not isinstance(values, list) or not all(
-            isinstance(text, str) and text.isprintable() for text in values
-        ):
-            raise self._wrong(name, values, "a list of texts of printable characters")
-        return tuple(values)
-
-    def choice(self, name: str, choices: tuple[str, ...]) -> str:
-        value = self.value(name)
-        if value not in choices:
-            raise self._wrong(name, value, "one of " + ", ".join(choices))
-        return str(value)
-
-    def whole(self, name: str, least: int, most: int) -> int:
-        value = self.value(name)
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise self._wrong(name, value, f"a whole number from {least} to {most}")
-        return value
-
-    def number(self, name: str) -> float:
-        value = self.value(name)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < MAX_NUMBER:
-            raise self._wrong(name, value, "a finite number")
-        return float(value)
-
-    def texts(self) -> dict[str, str]:
-        return {name: self.text(name) for name in self.names}
-
-    def numbers(self) -> dict[str, float]:
-        return {name: self.number(name) for name in self.names}
-
-    def _wrong(self, name: str, value: object, expected: str) -> FormatError:
-        try:
-            shown = json.dumps(value)
-        except RecursionError:
-            shown = "nested too deep"
-        shown = shown if len(shown) <= 60 else shown[:60] + "..."
-        return FormatError(f"manifest.json: {self.where}{name} is {shown}; expected {expected}")

@@ -1,45 +1,48 @@
 """TensorRT plans inside an engine file, and which of them fits a machine.
 
-A plan runs only where it was built, or where its options say; TensorRT finds that out late, and may
-take the process with it. So every plan has a record beside it, which is read first:
+A plan runs only where it was built, or where its options allow. TensorRT notices a mismatch late and may
+crash the process, so every plan has a record next to it, which is read first:
 
     plans/<target>/record.json           the machine, the options, and the SHA-256 of every source
     plans/<target>/encoder.plan          image -> codes; absent in a generator-only engine
     plans/<target>/mapping.plan          z -> w
     plans/<target>/generator.plan        codes -> image
 
-A plan is machine code: it is only as trustworthy as the machine that built it. The record guards against
-mistakes, not against malice.
+A plan is machine code: it is only as trustworthy as its source. The record guards against mistakes, not
+against malice.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
 from ..errors import FormatError, PlanError
+from .fields import Fields
 from .reader import EngineFile
 
 RECORD = "record.json"
 MAX_RECORD = 1 << 16  # bytes
+MAX_TEXT = 200  # characters
+MAX_BATCH = 4096
 LIBRARIES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 AMPERE = (8, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
+class PlanTarget:
     """What a plan depends on.
 
     Args:
         system: "Linux x86_64".
         library: "tensorrt" or "tensorrt_rtx".
-        version: The library's, in full: "10.13.3.9".
-        gpu: "NVIDIA H200"; empty where a plan was built without one.
+        version: The library's full version: "10.13.3.9".
+        gpu: "NVIDIA H200"; empty if the plan was built without a GPU.
         compute_capability: "9.0".
-        driver: The CUDA version of the driver; told, never compared.
+        driver: The driver's CUDA version, for display only.
     """
 
     system: str
@@ -59,18 +62,18 @@ class PlanRecord:
     """How the plans of one target were built.
 
     Args:
-        machine: Where.
+        machine: What they were built for.
         precision: "fp16" or "fp32".
-        min_batch: The smallest batch that the plans take.
-        opt_batch: The batch that they are fastest at.
-        max_batch: The largest.
-        version_compatible: They run on later versions of the same major number.
+        min_batch: The smallest batch that the plans accept.
+        opt_batch: The batch that they are optimized for.
+        max_batch: The largest batch.
+        version_compatible: They run on later versions with the same major number.
         hardware_compatible: They run on other GPUs, Ampere or newer.
         sources: SHA-256 of the graphs and weights that they were built from, by member.
-        parity: How close they are to the portable graphs; empty where that was not measured.
+        parity: How close they are to the portable graphs; empty if not measured.
     """
 
-    machine: Machine
+    machine: PlanTarget
     precision: str
     min_batch: int
     opt_batch: int
@@ -102,12 +105,22 @@ class PlanRecord:
         """Read a record.
 
         Raises:
-            FormatError: It is no JSON, or a field is missing or of another type.
+            FormatError: It is not JSON, or a field is missing or of another type.
         """
-        values = _parsed(data, name)
-        machine = _checked(values.get("machine"), Machine, f"{name}: machine")
-        record = _checked(values, PlanRecord, name)
-        return PlanRecord(**(record | {"machine": Machine(**machine)}))
+        fields = Fields.parse(data, source=name, remedy="build the plan again")
+        machine = fields.group("machine")
+        names = (field.name for field in dataclasses.fields(PlanTarget))
+        return PlanRecord(
+            machine=PlanTarget(**{name: machine.text(name, longest=MAX_TEXT) for name in names}),
+            precision=fields.text("precision", longest=MAX_TEXT),
+            min_batch=fields.whole("min_batch", 1, MAX_BATCH),
+            opt_batch=fields.whole("opt_batch", 1, MAX_BATCH),
+            max_batch=fields.whole("max_batch", 1, MAX_BATCH),
+            version_compatible=fields.flag("version_compatible"),
+            hardware_compatible=fields.flag("hardware_compatible"),
+            sources=fields.group("sources").texts(longest=MAX_TEXT),
+            parity=fields.group("parity").numbers(),
+        )
 
 
 def records(engine: EngineFile) -> dict[str, PlanRecord]:
@@ -125,35 +138,35 @@ def records(engine: EngineFile) -> dict[str, PlanRecord]:
     return found
 
 
-def choose(engine: EngineFile, machine: Machine) -> str:
-    """Return the target whose plans fit a machine; those that were built for just this one come first.
+def choose(engine: EngineFile, machine: PlanTarget) -> str:
+    """Return the target whose plans fit a machine; plans built for exactly this machine come first.
 
     Raises:
-        PlanError: None does; the message names both machines and the command that builds one.
+        PlanError: None fits; the message names both machines and the build command.
     """
     known = records(engine)
     obstacles = {target: obstacle(record, machine, engine) for target, record in known.items()}
     fitting = [target for target, reason in obstacles.items() if not reason]
     if fitting:
         return max(fitting, key=lambda target: _closeness(known[target], machine))
-    command = "psp-rt build " + ("--rtx " if machine.library == "tensorrt_rtx" else "") + str(engine.path)
+    command = f"psp-rt build {engine.path}"
     if not known:
-        raise PlanError(f"{engine.path} holds no TensorRT plan; build one for this machine with: {command}")
+        raise PlanError(f"{engine.path} has no TensorRT plan; build one for this machine with: {command}")
     reasons = "; ".join(f"{target}: {reason}" for target, reason in obstacles.items())
     raise PlanError(
-        f"{engine.path} holds no plan for this machine, {machine}. {reasons}. Build one with: {command}"
+        f"{engine.path} has no plan for this machine, {machine}. {reasons}. Build one with: {command}"
     )
 
 
-def obstacle(record: PlanRecord, machine: Machine, engine: EngineFile) -> str:
-    """Return why plans cannot be used on a machine; empty if they can."""
+def obstacle(record: PlanRecord, machine: PlanTarget, engine: EngineFile) -> str:
+    """Return why the plans cannot be used on a machine; empty if they can."""
     built = record.machine
     for name, sha256 in record.sources.items():
         member = engine.manifest.members.get(name)
         if member is None and engine.manifest.stripped:
             continue
         if member is None or member.sha256 != sha256:
-            return f"it was built from another {name} than this engine holds"
+            return f"it was built from a different {name} than the one in this engine"
     if built.system != machine.system or built.library != machine.library:
         return f"it was built for {built}"
     if not _version_fits(record, machine) or not _gpu_fits(record, machine):
@@ -161,8 +174,8 @@ def obstacle(record: PlanRecord, machine: Machine, engine: EngineFile) -> str:
     return ""
 
 
-def _closeness(record: PlanRecord, machine: Machine) -> tuple[bool, ...]:
-    """Return how well fitting plans suit a machine: compatible ones, built for others too, are slower."""
+def _closeness(record: PlanRecord, machine: PlanTarget) -> tuple[bool, ...]:
+    """Return a sort key: plans that are also compatible with other machines are slower."""
     built = record.machine
     return (
         (built.gpu, built.compute_capability) == (machine.gpu, machine.compute_capability),
@@ -173,7 +186,7 @@ def _closeness(record: PlanRecord, machine: Machine) -> tuple[bool, ...]:
 
 
 def read_plan(engine: EngineFile, target: str, name: str) -> memoryview:
-    """Return the bytes of a plan that `choose` has found fit; its hash is checked.
+    """Return the bytes of a plan that `choose` returned; its hash is checked.
 
     Raises:
         FormatError: It is missing, cut off or changed.
@@ -181,12 +194,12 @@ def read_plan(engine: EngineFile, target: str, name: str) -> memoryview:
     return engine.view(f"plans/{target}/{name}.plan")
 
 
-def _version_fits(record: PlanRecord, machine: Machine) -> bool:
+def _version_fits(record: PlanRecord, machine: PlanTarget) -> bool:
     built, here = _numbers(record.machine.version), _numbers(machine.version)
     return built == here or (record.version_compatible and built[:1] == here[:1] and built <= here)
 
 
-def _gpu_fits(record: PlanRecord, machine: Machine) -> bool:
+def _gpu_fits(record: PlanRecord, machine: PlanTarget) -> bool:
     built, here = record.machine, machine
     if record.hardware_compatible:
         return _numbers(here.compute_capability) >= AMPERE
@@ -197,45 +210,3 @@ def _gpu_fits(record: PlanRecord, machine: Machine) -> bool:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d{1,9}", version))
-
-
-def _parsed(data: bytes, name: str) -> dict[str, Any]:
-    try:
-        values = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{name} is not valid JSON ({error}); build the plan again") from None
-    if not isinstance(values, dict):
-        raise FormatError(f"{name} holds a {type(values).__name__}; expected an object")
-    return values
-
-
-def _checked(values: Any, kind: type[Any], name: str) -> dict[str, Any]:
-    """Return the fields of a dataclass from JSON, each of the type that it should have."""
-    if not isinstance(values, dict):
-        raise FormatError(f"{name} is no object; build the plan again")
-    checks: dict[str, Callable[[Any], bool]] = {
-        "str": _is_text,
-        "int": lambda value: isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 4096,
-        "bool": lambda value: isinstance(value, bool),
-        "Machine": lambda value: isinstance(value, dict),
-        "Mapping[str, str]": lambda value: _is_mapping(value, str),
-        "Mapping[str, float]": lambda value: _is_mapping(value, (int, float)),
-    }
-    found = {}
-    for field in fields(kind):
-        if field.name not in values or not checks[str(field.type)](values[field.name]):
-            raise FormatError(f"{name}: {field.name} is missing or no {field.type}; build the plan again")
-        found[field.name] = values[field.name]
-    return found
-
-
-def _is_mapping(value: object, kind: type | tuple[type, ...]) -> bool:
-    """Return whether it is an object of such values; its texts may reach a terminal."""
-    return isinstance(value, dict) and all(
-        isinstance(entry, kind) and all(map(_is_text, (key, entry) if isinstance(entry, str) else (key,)))
-        for key, entry in value.items()
-    )
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value.isprintable() and len(value) <= 200

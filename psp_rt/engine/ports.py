@@ -9,6 +9,17 @@ from ..errors import FormatError
 from .manifest import Manifest
 
 GRAPHS = ("encoder", "mapping", "generator")
+PRECISIONS = ("fp32", "fp16")  # of the graphs that a file may hold; the FP16 ones are for TensorRT
+
+
+def graph_name(graph: str, precision: str) -> str:
+    """Return the name of a graph in a precision: "generator", "generator.fp16"."""
+    return graph if precision == "fp32" else f"{graph}.{precision}"
+
+
+def weights_member(name: str) -> str:
+    """Return the member that holds a graph's weights; the graphs of all precisions share it."""
+    return f"{name.partition('.')[0]}.weights"
 
 
 @dataclass(frozen=True, kw_only=True)

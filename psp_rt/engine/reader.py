@@ -9,7 +9,7 @@ with ``unzip`` and handed to other tools (``trtexec --onnx=generator.onnx``, Net
     generator.onnx  generator.weights    codes -> image
     encoder.fp16.onnx, generator.fp16.onnx   the same in FP16, on the same weights: for TensorRT
 
-    plans/<target>/...                   TensorRT builds, each for one kind of machine (`psp_rt.plans`)
+    plans/<target>/...                   TensorRT builds, each for one kind of machine (`psp_rt.engine.plans`)
 
 X.onnx keeps its large tensors as ONNX external data in X.weights, which may be absent. Member data
 begin at multiples of 64 bytes, so that the weights can be mapped into memory where they lie.
@@ -25,22 +25,29 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, TypedDict
 
 from ..errors import FormatError
+from ..files import CHUNK
 from .archive import Span, read_layout
+from .graph import Weight, WeightsAsInputs, WeightsPointer
 from .manifest import Manifest
+from .ports import GRAPHS, graph_name, weights_member
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 1 << 20  # bytes
-_CHUNK = 1 << 20
+
+
+class _Weights(TypedDict):
+    weights_name: str
+    weights: Span | None
 
 
 class EngineFile:
     """An open engine file: its layout and manifest are checked, its members are mapped, not read.
 
-    The hash of a member is checked when :meth:`view` first hands it out, so that opening a file
-    does not read gigabytes that nobody asked for; :meth:`verify` checks them all.
+    A member's hash is checked when :meth:`view` first returns it, so that opening a file does not read
+    gigabytes that are not needed; :meth:`verify` checks them all.
     """
 
     def __init__(self, path: Path, data: mmap.mmap, identity: tuple[int, ...]) -> None:
@@ -96,13 +103,50 @@ class EngineFile:
         span = self.span(name)
         return memoryview(self._data)[span.offset : span.offset + span.size]
 
+    def graph(self, name: str) -> bytes:
+        """Return a graph that is safe to load; its external data point into this file.
+
+        The location is the file's name after symbolic links are resolved: a runtime must be told to
+        look in that file's folder.
+
+        Args:
+            name: As `graph_name` gives it: "encoder", "generator.fp16".
+
+        Raises:
+            FormatError: The graph uses operators or references that an engine never needs.
+        """
+        file_name = os.path.basename(os.path.realpath(self.path))
+        pointer = WeightsPointer(self._title(name), file_name=file_name, **self._weights(name))
+        with self.view(f"{name}.onnx") as graph:
+            return pointer.rewrite(graph)
+
+    def graph_with_inputs(self, name: str) -> tuple[bytes, dict[str, Weight]]:
+        """Return a graph that is safe to load and refers to no file: its weights are inputs.
+
+        Returns:
+            The graph, and where the tensor of each additional input lies; `Weight.array` maps it.
+
+        Raises:
+            FormatError: As `graph`.
+        """
+        rewriter = WeightsAsInputs(self._title(name), **self._weights(name))
+        with self.view(f"{name}.onnx") as graph:
+            return rewriter.rewrite(graph), rewriter.taken
+
+    def _title(self, name: str) -> str:
+        return f"{self.path}: {name}.onnx"
+
+    def _weights(self, name: str) -> _Weights:
+        member = weights_member(name)
+        return {"weights_name": member, "weights": self.span(member) if member in self._spans else None}
+
     def verify(self) -> None:
         """Check the hash of every member."""
         for name in self._spans:
             self.span(name)
 
     def check_has_graphs(self, why: str = "") -> None:
-        """Refuse a file whose portable graphs were taken out; ``why`` they are needed is for the message."""
+        """Raise FormatError if the portable graphs were removed; ``why`` explains why they are needed."""
         if self.manifest.stripped:
             raise FormatError(
                 f"{self.path} is not a usable engine: its portable graphs were taken out; use the engine "
@@ -112,7 +156,7 @@ class EngineFile:
     def check_unchanged(
         self, *, during: str = "while it was being loaded", mend: str = "open it again"
     ) -> None:
-        """Refuse to go on if another file has taken this one's place since it was opened."""
+        """Raise FormatError if the file was replaced since it was opened."""
         try:
             identity = _identity(os.stat(self.path))
         except OSError:
@@ -121,8 +165,8 @@ class EngineFile:
             raise FormatError(f"{self.path} was replaced {during}; {mend}")
 
     def close(self) -> None:
-        """Let go of the file."""
-        with suppress(BufferError):  # a view is still out, perhaps in a traceback; the mapping ends with it
+        """Release the file."""
+        with suppress(BufferError):  # a view still exists, perhaps in a traceback; the mapping ends with it
             self._data.close()
 
     def __enter__(self) -> EngineFile:
@@ -135,20 +179,22 @@ class EngineFile:
 
     def _check_hash(self, name: str) -> None:
         span, digest = self._spans[name], hashlib.sha256()
-        for at in range(span.offset, span.offset + span.size, _CHUNK):
-            digest.update(self._data[at : min(at + _CHUNK, span.offset + span.size)])
-            if hasattr(mmap, "MADV_DONTNEED"):  # or the whole file would count as this process's memory
-                self._data.madvise(mmap.MADV_DONTNEED, at // mmap.PAGESIZE * mmap.PAGESIZE, _CHUNK)
+        for at in range(span.offset, span.offset + span.size, CHUNK):
+            digest.update(self._data[at : min(at + CHUNK, span.offset + span.size)])
+            if hasattr(
+                mmap, "MADV_DONTNEED"
+            ):  # otherwise the whole file would count as this process's memory
+                self._data.madvise(mmap.MADV_DONTNEED, at // mmap.PAGESIZE * mmap.PAGESIZE, CHUNK)
         if digest.hexdigest() != self.manifest.members[name].sha256:
             raise FormatError(
-                f"{self.path}: {name} has not the hash that the manifest gives; copy or download it again"
+                f"{self.path}: {name} does not have the hash in the manifest; copy or download it again"
             )
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would block forever
             raise FormatError(f"{path} is not a file; expected NAME.engine")
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
@@ -186,19 +232,19 @@ def _check_members(manifest: Manifest, spans: Mapping[str, Span]) -> None:
             )
     if manifest.stripped:
         return
-    needed = ["generator.onnx", "mapping.onnx"] + ["encoder.onnx"] * (manifest.input is not None)
+    needed = [name for name in GRAPHS if name != "encoder" or manifest.input is not None]
     if manifest.precision == "fp16":
-        needed += [name.replace(".onnx", ".fp16.onnx") for name in needed if name != "mapping.onnx"]
+        needed += [graph_name(name, "fp16") for name in needed if name != "mapping"]
     for name in needed:
-        if name not in present:
-            raise FormatError(f"it has no {name!r}")
+        if f"{name}.onnx" not in present:
+            raise FormatError(f"it has no '{name}.onnx'")
 
 
 def _checkpoint(path: Path) -> str:
-    """Return what to type for a file that bears a checkpoint's name; empty for others."""
+    """Return what to type for a file with a checkpoint's ending; empty for others."""
     if path.suffix.lower() not in (".pt", ".pth", ".ckpt", ".pkl"):
         return ""
     return (
-        f"it looks like a checkpoint; make an engine of it, in a checkout, with: python -m export {path} "
+        f"it looks like a checkpoint; convert it in a checkout with: python -m export {path} "
         f"--output {path.with_suffix('.engine').name}"
     )

@@ -43,7 +43,7 @@ def find_plan(engine: EngineFile | None, state: Callable[[], TensorRtState], pre
     known = records(engine) if engine is not None else {}
     if engine is None or not known:
         where = "the engine" if engine is None else str(engine.path)
-        problem = f"{where} holds no TensorRT plan; build one for this machine with: psp-rt build {where}"
+        problem = f"{where} has no TensorRT plan; build one for this machine with: psp-rt build {where}"
         return PlanChoice(problem=problem, present=False)
     found = state()
     if found.machine is None:

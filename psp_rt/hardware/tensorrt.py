@@ -11,7 +11,7 @@ from typing import Any
 
 from ..build.builder import load_library
 from ..cuda.device import load_driver
-from ..engine.plans import Machine
+from ..engine.plans import PlanTarget
 from ..errors import PspError
 from .probe import Driver, compute_capability
 
@@ -20,7 +20,7 @@ from .probe import Driver, compute_capability
 class TensorRtState:
     """What plans would run on, or what is wrong with it."""
 
-    machine: Machine | None = None
+    machine: PlanTarget | None = None
     problem: str = ""
 
 
@@ -41,7 +41,7 @@ def probe_tensorrt(driver: Driver, index: int) -> TensorRtState:
 
 def this_machine(
     trt: Any, driver: Driver, compute_capabilities: tuple[str, ...] = (), *, index: int = 0
-) -> Machine:
+) -> PlanTarget:
     """Return what plans built or run here depend on.
 
     Args:
@@ -51,7 +51,7 @@ def this_machine(
         index: The GPU's number.
     """
     elsewhere = bool(compute_capabilities)
-    return Machine(
+    return PlanTarget(
         system=f"{platform.system()} {platform.machine()}",
         library="tensorrt_rtx" if "rtx" in trt.__name__ else "tensorrt",
         version=trt.__version__,

@@ -394,5 +394,5 @@ def test_an_export_never_replaces_what_it_reads(tmp_path, option):
     output = str(tmp_path / ("b.pt" if more else "a.pt"))
     done = CliRunner().invoke(main, [str(tmp_path / "a.pt"), "--output", output, *more])
     assert done.exit_code == 1
-    assert f"{output} is an input, and would be overwritten; choose another output" in done.output
+    assert f"{output} is an input and would be overwritten; choose another output" in done.output
     assert Path(output).read_bytes() == b"weights of months"

@@ -287,7 +287,7 @@ def test_drawn_noise_is_not_compared(tmp_path):
         (["--tensorrt", "--compare"], "--compare is for the graphs of ENGINE"),
         (["--plan", "other.plan"], "expected encoder, mapping, generator.plan"),
         (["--plan", "generator.plan"], "generator.plan is not a file; write plans with: psp-rt build"),
-        (["--json", SKETCH], "is an input, and would be overwritten"),
+        (["--json", SKETCH], "is an input and would be overwritten"),
         (["--json", ROOT / "nowhere" / "a.json"], "cannot be written"),
         (["--compare", "--save-for-polygraphy", SKETCH], "is a file; give the name of a folder"),
     ],
@@ -402,7 +402,7 @@ def test_without_tensorrt_plans_are_an_error_that_says_how_to_install_it(tmp_pat
 def test_an_engine_without_a_plan_for_this_machine_says_how_to_build_one(gpu, tmp_path):
     done = inspect(tiny_engine.build(tmp_path / "a.engine"), "--tensorrt")
     assert done.exit_code == 1
-    assert "holds no TensorRT plan; build one for this machine with: psp-rt build" in done.output
+    assert "has no TensorRT plan; build one for this machine with: psp-rt build" in done.output
 
 
 def test_layers_are_read_without_a_weights_file(half):

@@ -16,7 +16,7 @@ from export.engine import Settings, export_engine
 from psp_rt import BackendError, EngineFile
 from psp_rt.build.builder import BuildOptions, PlanBuilder
 from psp_rt.cli.main import main
-from psp_rt.engine.onnx_rules import LEAST_INPUTS
+from psp_rt.engine.graph import LEAST_INPUTS
 from psp_rt.engine.plans import choose, read_plan, records
 from tests.models import tiny_models
 from tests.models.tiny_models import GENERATOR, encoder_config

@@ -250,7 +250,7 @@ def test_a_damaged_engine_gets_no_plans(engine, trt):
         at = file.span("generator.weights").offset
     data[at + 100] ^= 1
     engine.write_bytes(data)
-    with pytest.raises(FormatError, match="has not the hash"):
+    with pytest.raises(FormatError, match="does not have the hash"):
         build.build(request(engine))
     assert engine.read_bytes() == bytes(data)
 
@@ -277,7 +277,7 @@ def test_an_engine_without_its_graphs_goes_to_another_file(engine, trt, tmp_path
     before = engine.read_bytes()
     (tmp_path / "link.engine").symlink_to(engine)
     for same in (engine, tmp_path / "link.engine"):
-        with pytest.raises(OutputError, match="is an input, and would be overwritten"):
+        with pytest.raises(OutputError, match="is an input and would be overwritten"):
             build.build(request(engine, strip_onnx=True, output=same))
     output = tmp_path / "small.engine"
     build.build(request(engine, strip_onnx=True, output=output))

@@ -221,7 +221,7 @@ def test_an_input_is_never_overwritten(engine, folder):
     for output in (folder / "a.png", folder, f"{folder}/../in/a.png"):
         done = psp_rt("run", engine, folder / "a.png", "-o", output)
         assert done.exit_code == 1
-        assert "is an input, and would be overwritten; choose another --output" in done.stderr
+        assert "is an input and would be overwritten; choose another --output" in done.stderr
     assert (folder / "a.png").read_bytes() == before
 
 

@@ -13,7 +13,7 @@ from export.parity import psnr_db
 from psp_rt import EngineFile, FormatError, Translator
 from psp_rt.backends.openvino import backend as openvino_backend
 from psp_rt.backends.openvino.layout import read_channels_last
-from psp_rt.engine.onnx_inputs import WeightsAsInputs
+from psp_rt.engine.graph import WeightsAsInputs
 from psp_rt.hardware.openvino import load_openvino, openvino_core, probe_openvino
 from tests.models import tiny_engine
 

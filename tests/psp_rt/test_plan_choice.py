@@ -62,10 +62,10 @@ def test_a_plan_for_another_machine_is_named_with_the_command_that_builds_one(pa
     rebuild = r"H200 .* with TensorRT 10\.13\.3\.9.*Build one with: psp-rt build .*a\.engine"
     chosen = choose(path)
     assert (chosen.backend, chosen.precision, chosen.plan) == ("onnxruntime", "fp32", "")
-    assert chosen.reason.startswith(f"NVIDIA H200; {path} holds no plan for this machine, NVIDIA H200 of")
+    assert chosen.reason.startswith(f"NVIDIA H200; {path} has no plan for this machine, NVIDIA H200 of")
     assert chosen.reason.endswith(f"Build one with: psp-rt build {path}")
     without = choose(path, providers=("CPUExecutionProvider",))
-    assert (without.device, without.reason.count("holds no plan for this machine")) == ("cpu", 1)
+    assert (without.device, without.reason.count("has no plan for this machine")) == ("cpu", 1)
     with pytest.raises(DeviceError, match=rf"backend='tensorrt' cannot be had: .*{rebuild}"):
         choose(path, backend="tensorrt")
     with pytest.raises(DeviceError, match=rf"device 'cuda' cannot be had: .*{rebuild}"):
@@ -77,7 +77,7 @@ def test_an_engine_without_plans_does_not_even_load_tensorrt(gpu, tmp_path, monk
     path = tiny_engine.build(tmp_path / "b.engine")
     chosen = choose(path)
     assert (chosen.backend, chosen.reason) == ("onnxruntime", "NVIDIA H200")
-    with pytest.raises(DeviceError, match=r"b\.engine holds no TensorRT plan; build one .*psp-rt build"):
+    with pytest.raises(DeviceError, match=r"b\.engine has no TensorRT plan; build one .*psp-rt build"):
         choose(path, backend="tensorrt")
 
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from psp_rt import EngineFile, FormatError, PlanError
-from psp_rt.engine.plans import Machine, PlanRecord, choose, read_plan, records
+from psp_rt.engine.plans import PlanTarget, PlanRecord, choose, read_plan, records
 from psp_rt.engine.writer import add_plans
 from tests.models import tiny_engine
 
-H200 = Machine(
+H200 = PlanTarget(
     system="Linux x86_64",
     library="tensorrt",
     version="10.13.3.9",
@@ -85,7 +85,7 @@ def test_plans_for_just_this_machine_go_before_compatible_ones_whichever_came_fi
 
 
 def test_an_engine_without_plans_says_how_to_build_one(engine):
-    with pytest.raises(PlanError, match=r"holds no TensorRT plan; build one .*: psp-rt build .*a\.engine"):
+    with pytest.raises(PlanError, match=r"has no TensorRT plan; build one .*: psp-rt build .*a\.engine"):
         chosen(engine, H200)
     with pytest.raises(PlanError, match=r"psp-rt build --rtx "):
         chosen(engine, replace(H200, library="tensorrt_rtx"))
@@ -124,7 +124,7 @@ def test_a_version_compatible_plan_runs_on_later_versions_of_its_major_number(en
     if fits:
         assert chosen(engine, machine) == target
     else:
-        with pytest.raises(PlanError, match="holds no plan for this machine"):
+        with pytest.raises(PlanError, match="has no plan for this machine"):
             chosen(engine, machine)
 
 
@@ -137,7 +137,7 @@ def test_a_hardware_compatible_plan_runs_on_ampere_and_newer(engine, capability,
     if fits:
         assert chosen(engine, machine) == target
     else:
-        with pytest.raises(PlanError, match="holds no plan for this machine"):
+        with pytest.raises(PlanError, match="has no plan for this machine"):
             chosen(engine, machine)
 
 
@@ -155,7 +155,7 @@ def test_a_stale_plan_names_the_graph_that_changed(engine):
     sources = record(engine).sources | {"generator.onnx": "0" * 64}
     add(engine, record(engine, sources=sources))
     with pytest.raises(
-        PlanError, match=r"built from another generator\.onnx than this engine holds.*psp-rt build"
+        PlanError, match=r"built from a different generator\.onnx than the one in this engine.*psp-rt build"
     ):
         chosen(engine, H200)
 
@@ -174,7 +174,7 @@ def test_a_plan_cut_off_or_changed_is_refused_before_it_is_used(engine):
     engine.write_bytes(data[: at + 100] + bytes(1) + data[at + 101 :])
     with EngineFile.open(engine) as file:
         assert choose(file, H200) == target
-        with pytest.raises(FormatError, match=r"generator\.plan has not the hash that the manifest gives"):
+        with pytest.raises(FormatError, match=r"generator\.plan does not have the hash"):
             read_plan(file, target, "generator")
 
 
@@ -192,7 +192,7 @@ def test_a_record_without_its_plan_is_refused(engine):
         (b"[]", "holds a list; expected an object"),
         (b"[" * 50_000, "is not valid JSON"),
         (b" " * 70_000, "has 70000 bytes"),
-        (b"{}", "machine is no object"),
+        (b"{}", "machine"),
     ],
     ids=["cut off", "list", "deep", "huge", "empty"],
 )
@@ -225,5 +225,5 @@ def test_a_record_with_a_wrong_field_names_it(engine, field, value):
     *outer, name = field.split(".")
     (values[outer[0]] if outer else values)[name] = value
     add_plans(engine, "x", {"record.json": json.dumps(values).encode(), **PLANS})
-    with EngineFile.open(engine) as file, pytest.raises(FormatError, match=f"{name} is missing or no"):
+    with EngineFile.open(engine) as file, pytest.raises(FormatError, match=rf"{name}[. ]"):
         records(file)

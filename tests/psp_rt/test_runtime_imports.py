@@ -41,7 +41,7 @@ def test_the_runtime_imports_neither_torch_nor_onnx_nor_the_rest_of_the_project(
 def test_a_tiny_engine_runs_without_torch(tmp_path):
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from pathlib import Path; from tests import tiny_engine; import psp_rt\n"
+        "from pathlib import Path; from tests.models import tiny_engine; import psp_rt\n"
         f"path = tiny_engine.build(Path({str(tmp_path)!r}) / 'a.engine')\n"
         "translator = psp_rt.Translator(path, device='cpu')\n"
         "print(translator.generate(translator.sample(1)).shape)\n"

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ...engine.manifest import Manifest
-from ...engine.onnx_inputs import Weight, WeightsAsInputs
+from ...engine.graph import Weight, WeightsAsInputs
 from ...engine.ports import GRAPHS, FoundPort, Port, check_ports, graph_ports
 from ...engine.reader import EngineFile
 from ...errors import BackendError, FormatError
