@@ -87,8 +87,6 @@ def test_plans_for_just_this_machine_go_before_compatible_ones_whichever_came_fi
 def test_an_engine_without_plans_says_how_to_build_one(engine):
     with pytest.raises(PlanError, match=r"has no TensorRT plan; build one .*: psp-rt build .*a\.engine"):
         chosen(engine, H200)
-    with pytest.raises(PlanError, match=r"psp-rt build --rtx "):
-        chosen(engine, replace(H200, library="tensorrt_rtx"))
 
 
 @pytest.mark.parametrize(
