@@ -23,8 +23,8 @@ from export.recovered_generator import generator_of
 from export.traced import Graph, OtherOperators
 from psp_rt import EngineFile, Manifest
 from psp_rt.cli.group import Command
-from psp_rt.files import check_apart, check_writable
 from psp_rt.errors import InputError
+from psp_rt.files import check_apart, check_writable
 from trainer import checkpoint
 from trainer.checkpoint import Checkpoint
 from trainer.networks import (

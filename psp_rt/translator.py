@@ -22,8 +22,7 @@ from .engine.reader import EngineFile
 from .errors import InputError, PspError
 from .hardware.choose import Machine, choose
 from .hardware.probe import check_threads
-from .images import COLORS, Pixels
-from .picture_forms import read_pictures, to_array
+from .images import COLORS, Pixels, read_pictures, to_array
 from .streaming import AtWork, check_frames, finished, in_order
 from .style import Codes, StyleMix, check_seed
 
@@ -111,7 +110,7 @@ class Translator:
 
         Args:
             images: A path, a PIL image, uint8 [H, W, 3], [H, W] or [N, H, W, 3], or a list of such; all
-                forms are in :mod:`psp_rt.picture_forms`. A picture of another size or shape is resized
+                forms are in :mod:`psp_rt.images.forms`. A picture of another size or shape is resized
                 to the model's input; faces should be cut and aligned as in training.
             style: Mixes other styles in. With K references each picture gives K results: it is encoded once,
                 seeds are mapped once, and all are generated as one batch or in parts of ``max_batch``.
@@ -125,7 +124,7 @@ class Translator:
                 default stream), and return when results are there.
 
         Returns:
-            The results in the form of the input: see :mod:`psp_rt.picture_forms`.
+            The results in the form of the input: see :mod:`psp_rt.images.forms`.
 
         Raises:
             InputError: A picture cannot be read, or is not what the model takes.

@@ -12,7 +12,7 @@ from export.graphs.activations import Feeds
 from export.parity import psnr_db
 from psp_rt import InputError, InputSpec, OutputError, Translator
 from psp_rt.cli.output_files import SUFFIXES
-from psp_rt.picture_forms import read_pictures
+from psp_rt.images import read_pictures
 
 SEEDS = (0, 1, 2, 3)  # random styles
 MAX_PICTURES = 16  # at full size each takes seconds

@@ -19,8 +19,8 @@ from ..engine.manifest import Manifest
 from ..engine.plans import RECORD, PlanRecord, PlanTarget
 from ..engine.reader import EngineFile
 from ..engine.writer import Content, add_plans
-from ..files import check_apart, check_writable, folder_beside
 from ..errors import DeviceError, OutputError
+from ..files import check_apart, check_writable, folder_beside
 from ..hardware.probe import Driver, probe_driver
 from ..hardware.tensorrt import this_machine
 from .builder import BuildOptions, PlanBuilder, Progress, check_compute_capabilities, load_library

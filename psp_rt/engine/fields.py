@@ -120,4 +120,6 @@ class Fields:
         except RecursionError:
             shown = "nested too deep"
         shown = shown if len(shown) <= 60 else shown[:60] + "..."
-        return FormatError(f"{self.source}: {self.where}{name} is {shown}; expected {expected}; {self._remedy}")
+        return FormatError(
+            f"{self.source}: {self.where}{name} is {shown}; expected {expected}; {self._remedy}"
+        )

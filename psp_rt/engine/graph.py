@@ -9,7 +9,7 @@ sparse tensors, custom operators and external data anywhere but in a graph's ini
 The weights stay in the engine file. A runtime gets them in one of two ways:
 
     in place     ONNX Runtime and TensorRT map external data from the engine file itself, at its offset.
-                 (ONNX Runtime would copy weights that are passed as buffers: three times their size in memory.)
+                 (ONNX Runtime copies weights that are passed as buffers: three times their size in memory.)
     as inputs    OpenVINO cannot map from the middle of a file, so the tensors become inputs of the graph,
                  to be given as arrays over the mapped file.
 

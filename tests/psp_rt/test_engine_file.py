@@ -484,7 +484,8 @@ def test_an_output_that_cannot_be_written_is_an_error_before_any_work(tmp_path):
 def test_a_full_disk_leaves_the_old_engine_and_no_half_file(engine, tmp_path):
     before = engine.read_bytes()
     script = (
-        "import resource, sys; from pathlib import Path; from tests.models import tiny_engine; import psp_rt\n"
+        "import resource, sys; from pathlib import Path; import psp_rt\n"
+        "from tests.models import tiny_engine\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"  # no file may grow beyond this
         "try: tiny_engine.build(Path(sys.argv[1]))\n"
         "except psp_rt.OutputError as error: print(error)\n"

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from psp_rt import InputError, InputSpec
-from psp_rt.images import MAX_PIXELS, check_array, load, resize, to_input
+from psp_rt.images import MAX_PIXELS, load, readable_suffixes, resize, to_input
+from tests.messages import assert_says
 
 RGB = InputSpec(kind="rgb", height=4, width=6)
 GRAY = InputSpec(kind="gray", height=4, width=6)
@@ -66,11 +67,11 @@ def test_rgb_goes_in_as_it_is(colors):
     np.testing.assert_array_equal(to_input(Image.fromarray(colors), RGB), colors)
 
 
-def test_grey_is_repeated_for_an_rgb_model(ids):
+def test_gray_is_repeated_for_an_rgb_model(ids):
     np.testing.assert_array_equal(to_input(Image.fromarray(ids), RGB), np.stack([ids] * 3, axis=2))
 
 
-def test_colour_becomes_grey_with_pils_weights(colors):
+def test_color_becomes_gray_with_pils_weights(colors):
     expected = np.round(colors @ np.array([0.299, 0.587, 0.114]))
     found = to_input(Image.fromarray(colors), GRAY)
     assert found.shape == (*SIZE, 1)
@@ -86,7 +87,7 @@ def test_what_is_transparent_becomes_white(mode):
     assert (found[1:] == 255).all()
 
 
-def test_a_transparent_colour_of_a_palette_becomes_white(ids):
+def test_a_transparent_color_of_a_palette_becomes_white(ids):
     image = Image.fromarray(ids)
     image.putpalette([10, 20, 30] * 5)
     image.info["transparency"] = 1
@@ -95,14 +96,14 @@ def test_a_transparent_colour_of_a_palette_becomes_white(ids):
     assert (found[ids != 1] == [10, 20, 30]).all()
 
 
-def test_a_palette_gives_its_colours_to_an_rgb_model_and_its_indices_to_a_labels_model(ids):
+def test_a_palette_gives_its_colors_to_an_rgb_model_and_its_indices_to_a_labels_model(ids):
     image = Image.fromarray(ids)
     image.putpalette([200, 10, 10, 10, 200, 10, 10, 10, 200, 9, 9, 9, 1, 2, 3])
     np.testing.assert_array_equal(to_input(image, LABELS)[:, :, 0], ids)
     np.testing.assert_array_equal(to_input(image, RGB)[ids == 1][0], [10, 200, 10])
 
 
-def test_16_bit_grey_keeps_its_upper_bits(ids):
+def test_16_bit_gray_keeps_its_upper_bits(ids):
     image = Image.fromarray(ids.astype(np.uint16) * 256 + 255)
     assert image.mode.startswith("I;16")
     np.testing.assert_array_equal(to_input(image, GRAY)[:, :, 0], ids)
@@ -134,7 +135,7 @@ def test_black_and_white_and_cmyk_are_converted(colors):
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_modes_without_a_range_are_refused(mode):
-    with pytest.raises(InputError, match=f"mode {mode} with no set range; bring it to 0-255"):
+    with pytest.raises(InputError, match=f"mode {mode}.*0-255"):
         to_input(Image.new(mode, (6, 4)), RGB)
 
 
@@ -161,7 +162,7 @@ def test_a_corrupt_file_is_an_input_error_that_names_it(tmp_path, suffix):
     data = path.read_bytes()
     for size in range(0, len(data) * 9 // 10, max(1, len(data) // 23)):
         path.write_bytes(data[:size])
-        with pytest.raises(InputError, match=rf"whole\.{suffix} (is no picture|cannot be read|is corrupt)"):
+        with pytest.raises(InputError, match=rf"whole\.{suffix} (is not|cannot be|is corrupt)"):
             load(path)
 
 
@@ -185,7 +186,7 @@ def test_a_missing_file_is_an_input_error(tmp_path):
 
 def test_a_text_file_is_no_picture(tmp_path):
     (tmp_path / "a.png").write_text("hello")
-    with pytest.raises(InputError, match="is no picture that Pillow can read; expected PNG, JPEG"):
+    with pytest.raises(InputError, match=r"is not a picture.*PNG, JPEG"):
         to_input(tmp_path / "a.png", RGB)
 
 
@@ -230,7 +231,7 @@ def test_arrays_are_bgr_unless_told_otherwise(colors):
     np.testing.assert_array_equal(to_input(colors, RGB, color="rgb"), colors)
 
 
-def test_the_channel_order_counts_when_colour_becomes_grey(colors):
+def test_the_channel_order_counts_when_color_becomes_gray(colors):
     expected = to_input(Image.fromarray(colors), GRAY)
     np.testing.assert_array_equal(to_input(colors[:, :, ::-1], GRAY), expected)
     np.testing.assert_array_equal(to_input(colors, GRAY, color="rgb"), expected)
@@ -260,8 +261,7 @@ def test_another_dtype_is_refused_with_the_conversion_to_type(dtype, hint):
 @pytest.mark.parametrize(
     ("shape", "reason"),
     [
-        ((4, 6, 4), r"got \[4, 6, 4\]; drop the alpha channel with image\[\.\.\., :3\]"),
-        ((4, 6, 2), r"must be \[H, W\], \[H, W, 1\] or \[H, W, 3\], got \[4, 6, 2\]"),
+        ((4, 6, 2), r"\[H, W, 3\].*got \[4, 6, 2\]"),
         ((6,), r"got \[6\]"),
         ((1, 1, 4, 6, 3), r"got \[1, 1, 4, 6, 3\]"),
     ],
@@ -273,9 +273,7 @@ def test_a_wrong_channel_count_names_the_shape(shape, reason):
 
 @pytest.mark.parametrize("value", [None, 3, {"a": 1}, [[1, 2]]])
 def test_what_is_no_picture_names_its_type(value):
-    with pytest.raises(
-        InputError, match=f"must be a path, a PIL image or a NumPy array, got {type(value).__name__}"
-    ):
+    with pytest.raises(InputError, match=f"a path, .*NumPy array, got {type(value).__name__}"):
         to_input(value, RGB)
 
 
@@ -288,10 +286,10 @@ def test_an_id_out_of_range_names_the_id_and_the_range(ids):
         to_input(ids, LABELS)
 
 
-def test_colour_is_no_label_map(colors):
+def test_color_is_no_label_map(colors):
     with pytest.raises(InputError, match=r"one channel, got \[4, 6, 3\]; pass the ids as \[H, W\]"):
         to_input(colors, LABELS)
-    with pytest.raises(InputError, match="this picture has mode RGB; save the ids as a grey or palette PNG"):
+    with pytest.raises(InputError, match="this picture has mode RGB; save the ids as a gray or palette PNG"):
         to_input(Image.fromarray(colors), LABELS)
 
 
@@ -308,9 +306,102 @@ def test_official_segmentation_models_resize_ids_bilinearly():
     assert 2 in expected  # an id that the map did not hold
 
 
-@pytest.mark.parametrize(
-    "upload", [b"PNG", bytearray(b"PNG"), io.BytesIO(b"PNG")], ids=["bytes", "array", "file"]
-)
-def test_an_upload_is_told_how_to_become_a_picture(upload):
-    with pytest.raises(InputError, match=r"open it first: PIL\.Image\.open\(io\.BytesIO\(data\)\)"):
-        check_array(upload)
+# What people really pass.
+
+
+def turned_jpeg(colors: np.ndarray) -> bytes:
+    """Return a JPEG whose EXIF orientation says that it lies on its side."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = io.BytesIO()
+    Image.fromarray(np.rot90(colors).copy()).save(data, "JPEG", exif=exif, quality=95)
+    return data.getvalue()
+
+
+def test_every_door_gives_the_same_upright_picture(tmp_path, colors):
+    data = turned_jpeg(np.kron(colors, np.ones((8, 8, 1), np.uint8)))
+    (tmp_path / "a.jpg").write_bytes(data)
+    expected = to_input(tmp_path / "a.jpg", RGB)
+    with open(tmp_path / "a.jpg", "rb") as file:
+        for source in (data, bytearray(data), io.BytesIO(data), Image.open(io.BytesIO(data)), file):
+            np.testing.assert_array_equal(to_input(source, RGB), expected)
+    assert load(data).size == (48, 32)
+
+
+@pytest.mark.parametrize("color", ["rgb", "bgr"])
+def test_an_array_with_alpha_is_laid_over_white_like_a_file(colors, color):
+    alpha = np.full((*SIZE, 1), 128, np.uint8)
+    order = colors if color == "rgb" else colors[:, :, ::-1]
+    found = to_input(np.concatenate([order, alpha], axis=2), RGB, color=color)
+    expected = to_input(Image.fromarray(np.concatenate([colors, alpha], axis=2)), RGB)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_advice_about_a_dtype_keeps_the_picture():
+    mask = np.zeros(SIZE, bool)
+    mask[1:3] = True
+    with pytest.raises(InputError) as caught:
+        to_input(mask, GRAY)
+    assert_says(caught, "bool", "uint8", "image.astype(np.uint8) * 255")
+    for ids in (mask, mask.astype(np.float32), mask.astype(np.int64)):
+        with pytest.raises(InputError) as caught:
+            to_input(ids, LABELS)
+        assert_says(caught, ids.dtype, "ids.astype(np.uint8)")
+
+
+@pytest.mark.parametrize(("suffix", "container"), [("jpg", "JPEG"), ("webp", "lossy WebP"), ("avif", "AVIF")])
+def test_a_label_map_from_a_lossy_file_is_refused(tmp_path, ids, suffix, container):
+    if suffix == "avif":
+        pytest.importorskip("PIL._avif")
+    path = saved(tmp_path / f"map.{suffix}", Image.fromarray(np.kron(ids, np.ones((9, 9), np.uint8))))
+    data = path.read_bytes()
+    for source in (path, data, Image.open(path), Image.open(io.BytesIO(data))):
+        with pytest.raises(InputError) as caught:
+            to_input(source, LABELS)
+        assert_says(caught, container, "PNG")
+
+
+def test_a_label_map_that_fills_a_void_with_255_is_explained(ids):
+    ids[0, 0] = 255
+    with pytest.raises(InputError) as caught:
+        to_input(ids, LABELS)
+    assert_says(caught, "255", "0 to 4", "ignore", "ids[ids == 255] = 0")
+
+
+def test_16_bit_pgm_and_png_keep_their_upper_bits(tmp_path, ids):
+    deep = ids.astype(np.uint16) * 256 + 255
+    (tmp_path / "a.pgm").write_bytes(b"P5 6 4 65535\n" + deep.astype(">u2").tobytes())
+    saved(tmp_path / "a.png", Image.fromarray(deep))
+    for name in ("a.pgm", "a.png"):
+        np.testing.assert_array_equal(to_input(tmp_path / name, GRAY)[:, :, 0], ids)
+
+
+def test_formats_that_other_programs_would_draw_are_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    (tmp_path / "b.jpg").write_bytes(b"%PDF-1.4\n")
+    for name in ("a.png", "b.jpg"):
+        with pytest.raises(InputError, match="other programs"):
+            load(tmp_path / name)
+    assert not {".eps", ".pdf", ".wmf"} & readable_suffixes()
+    assert {".avif", ".jp2", ".tga", ".ico", ".pbm", ".jfif", ".webp"} <= readable_suffixes()
+
+
+@pytest.mark.skipif(".heic" in readable_suffixes(), reason="pillow-heif is installed")
+def test_heic_names_its_decoder():
+    with pytest.raises(InputError, match="pip install pillow-heif"):
+        load(b"\0\0\0\x18ftypheic" + bytes(40))
+
+
+def test_a_huge_jpeg_is_decoded_smaller(monkeypatch, colors):
+    monkeypatch.setattr("psp_rt.images.decode.MAX_PIXELS", 64 * 48)
+    data = io.BytesIO()
+    Image.fromarray(np.kron(colors, np.ones((40, 40, 1), np.uint8))).save(data, "JPEG")
+    image = load(data.getvalue())
+    assert image.width * image.height <= 64 * 48
+    assert image.size in [(60, 40), (30, 20)]
+
+
+def test_the_content_decides_not_the_ending(tmp_path, colors):
+    path = tmp_path / "upload.tmp"
+    Image.fromarray(colors).save(path, "PNG")
+    np.testing.assert_array_equal(to_input(path, RGB), Image.open(path))

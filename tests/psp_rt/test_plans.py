@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from psp_rt import EngineFile, FormatError, PlanError
-from psp_rt.engine.plans import PlanTarget, PlanRecord, choose, read_plan, records
+from psp_rt.engine.plans import PlanRecord, PlanTarget, choose, read_plan, records
 from psp_rt.engine.writer import add_plans
 from tests.models import tiny_engine
 

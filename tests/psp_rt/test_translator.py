@@ -109,7 +109,7 @@ def test_one_channel_pictures_may_come_without_a_channel_axis(open_translator):
 
 
 def test_grey_pictures_for_an_rgb_model_must_come_as_a_list(translator):
-    with pytest.raises(InputError, match="pass grey pictures for an RGB model as a list"):
+    with pytest.raises(InputError, match="pass gray pictures for an RGB model as a list"):
         translator.run(batch_of(2))
     assert len(translator.run(list(batch_of(2)))) == 2
 
@@ -489,7 +489,7 @@ def test_a_style_of_another_type_is_a_message(translator, style):
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (1, 64, 64)])
 def test_channels_first_is_refused_and_never_taken_for_a_batch(translator, shape):
-    with pytest.raises(InputError, match=r"channels first, or a batch of grey ones; pass image\.transpose"):
+    with pytest.raises(InputError, match=r"channels first, or a batch of gray ones; pass image\.transpose"):
         translator.run(np.zeros(shape, np.uint8))
 
 

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from ...engine.manifest import Manifest
 from ...engine.graph import Weight, WeightsAsInputs
+from ...engine.manifest import Manifest
 from ...engine.ports import GRAPHS, FoundPort, Port, check_ports, graph_ports
 from ...engine.reader import EngineFile
 from ...errors import BackendError, FormatError

@@ -1,7 +1,7 @@
-"""The forms in which callers hand over pictures, and giving results back in the same form.
+"""The forms in which callers pass pictures; results are returned in the same form.
 
-    path, PIL image                     PIL image
-    uint8 [H, W], [H, W, 1], [H, W, 3]  uint8 [H', W', 3]
+    path, bytes, open file, PIL image   PIL image
+    uint8 [H, W], [H, W, 1, 3 or 4]     uint8 [H', W', 3]
     uint8 [N, H, W, 3], [N, H, W, 1]    uint8 [N, H', W', 3]
     uint8 [N, H, W], one-channel models uint8 [N, H', W', 3]   (where W is neither 1 nor 3, nor N)
     list or tuple of single pictures    list, each result in the form of its picture
@@ -12,26 +12,27 @@ any other result becomes a list of K. Array results have the channel order of ar
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from .cuda.foreign_arrays import is_device_array
-from .engine.manifest import InputSpec
-from .errors import InputError
-from .images import Pixels, check_array, swap_channels, to_input
+from ..engine.manifest import InputSpec
+from ..errors import InputError
+from .decode import is_source
+from .pixels import Pixels, check_array, swap_channels, to_input
+
+_CUDA_MEMORY = (2, 13)  # DLPack's kDLCUDA and kDLCUDAManaged
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """Pictures ready for the encoder, and the form in which they came."""
+    """Pictures ready for the encoder, and the form in which they were passed."""
 
     pixels: Pixels  # [N, height, width, channels]
     container: str  # "one", "array" or "list"
-    arrays: tuple[bool, ...]  # for each picture: was it an array
+    arrays: tuple[bool, ...]  # for each picture: whether it was an array
     color: str
 
     def restore(self, results: Pixels, out: Pixels | None = None) -> Any:
@@ -49,12 +50,24 @@ class Pictures:
         return restored[0] if self.container == "one" else restored
 
 
+def is_device_array(value: Any) -> bool:
+    """Return whether a value is an array in the memory of an NVIDIA GPU."""
+    if isinstance(value, (np.ndarray, type)):
+        return False
+    try:
+        if hasattr(type(value), "__dlpack_device__"):
+            return int(value.__dlpack_device__()[0]) in _CUDA_MEMORY
+        return getattr(value, "__cuda_array_interface__", None) is not None
+    except Exception:  # libraries raise errors of many types for a tensor without memory
+        return False
+
+
 def read_pictures(images: Any, spec: InputSpec, *, color: str) -> Pictures:
     """Return one picture or a batch as the encoder takes it."""
     container, items = ("one", [images]) if is_device_array(images) else _items(images, spec)
     if any(map(is_device_array, items)):
         raise InputError(
-            "pictures on a GPU are taken by run() alone, one or a batch as one array: torch.stack(pictures)"
+            "only run() takes pictures on a GPU, one or a batch as one array: torch.stack(pictures)"
         )
     if not items:
         raise InputError("the batch is empty; pass at least one picture")
@@ -64,7 +77,7 @@ def read_pictures(images: Any, spec: InputSpec, *, color: str) -> Pictures:
 
 
 def to_array(rgb: Pixels, color: str, out: Pixels | None = None) -> Pixels:
-    """Return pictures [..., 3] in a channel order, in memory of the caller's own or in ``out``."""
+    """Return pictures [..., 3] in a channel order, in new memory or in ``out``."""
     out = np.empty(rgb.shape, np.uint8) if out is None else out
     _check_out(out, rgb.shape)
     if color == "bgr":
@@ -89,20 +102,20 @@ def to_pil(rgb: Pixels) -> Image.Image | list[Image.Image]:
 def _items(images: Any, spec: InputSpec) -> tuple[str, list[Any]]:
     if isinstance(images, (list, tuple)):
         return "list", list(images)
-    if isinstance(images, (str, os.PathLike, Image.Image)):
+    if is_source(images) or isinstance(images, Image.Image):
         return "one", [images]
-    array = check_array(images)
+    array = check_array(images, spec.kind)
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[-1] not in (1, 3, 4):
         raise InputError(
-            f"{list(array.shape)} may be one picture with its channels first, or a batch of grey ones; pass "
+            f"{list(array.shape)} may be one picture with its channels first, or a batch of gray ones; pass "
             "image.transpose(1, 2, 0) for the one, batch[..., None] for the other"
         )
     if array.ndim == 4 or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4) and spec.kind != "rgb"):
         return "array", list(array)
     if array.ndim == 3 and array.shape[-1] not in (1, 3, 4):
         raise InputError(
-            f"a picture must be [H, W], [H, W, 1] or [H, W, 3], got {list(array.shape)}; "
-            "pass grey pictures for an RGB model as a list"
+            f"a picture must be [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], got {list(array.shape)}; "
+            "pass gray pictures for an RGB model as a list"
         )
     return "one", [array]
 
