@@ -4,8 +4,7 @@
     python examples/device_arrays.py sketch.engine --library torch
 
 Each function below stands alone. All share the GPU's primary context; pycuda joins it by
-``pycuda.autoprimaryctx`` (its ``autoinit`` makes a context of its own, which psp_rt refuses). None of this
-has run on a GPU yet.
+``pycuda.autoprimaryctx`` (its ``autoinit`` makes a context of its own, which psp_rt refuses).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def with_torch(translator: psp_rt.Translator, picture: np.ndarray) -> np.ndarray
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         frame = torch.from_numpy(picture).cuda(non_blocking=True)
-        face = torch.from_dlpack(translator.run(frame, stream=stream))
+        face = translator.run(frame, stream=stream)  # a tensor, as the input is
         return face.cpu().numpy()
 
 
@@ -45,8 +44,7 @@ def with_cupy(translator: psp_rt.Translator, picture: np.ndarray) -> np.ndarray:
     """Translate an array of CuPy; without a stream, the result is there when run() returns."""
     import cupy
 
-    face = cupy.from_dlpack(translator.run(cupy.asarray(picture)))
-    return cupy.asnumpy(face)
+    return cupy.asnumpy(translator.run(cupy.asarray(picture)))
 
 
 def with_pycuda(translator: psp_rt.Translator, picture: np.ndarray) -> np.ndarray:
@@ -66,10 +64,13 @@ def by_address(translator: psp_rt.Translator, picture: np.ndarray) -> np.ndarray
     """Translate memory that is known by its address alone, as a C++ host has it."""
     import torch
 
+    size = translator.manifest.output
     frame = torch.from_numpy(picture).cuda()
+    face = torch.empty((size.height, size.width, 3), dtype=torch.uint8, device="cuda")
     torch.cuda.synchronize()
-    memory = psp_rt.DeviceArray.from_pointer(frame.data_ptr(), picture.shape, device=0, owner=frame)
-    return translator.run(memory).to_host()
+    memory = psp_rt.DeviceArray.from_pointer(frame.data_ptr(), picture.shape, owner=frame)
+    translator.run(memory, out=psp_rt.DeviceArray.from_pointer(face.data_ptr(), tuple(face.shape)))
+    return face.cpu().numpy()
 
 
 EXAMPLES = {

@@ -21,12 +21,11 @@ import numpy as np
 
 from psp_rt import BackendError, DeviceError, EngineFile, InputError, Manifest, PlanError
 from psp_rt.backends.tensorrt.plans import LoadedPlans, Network, ReadPlan
-from psp_rt.build.builder import load_library
-from psp_rt.cuda.work import Resources
+from psp_rt.cuda.device import Resources
 from psp_rt.engine.plans import choose, read_plan, records
 from psp_rt.engine.ports import GRAPHS
 from psp_rt.hardware.probe import probe_driver
-from psp_rt.hardware.tensorrt import probe_tensorrt
+from psp_rt.hardware.tensorrt import load_library, probe_tensorrt
 
 WARMUP = 2
 TYPES = {
@@ -114,7 +113,7 @@ def _check_gpu(problem: str) -> None:
 def _inspect(
     manifest: Manifest, read: Mapping[str, ReadPlan], *, compatible: bool, runs: int
 ) -> dict[str, Plan]:
-    trt = load_library(rtx=False)
+    trt = load_library()
     plans = LoadedPlans.load(trt, 0, manifest, read, compatible=compatible)
     try:
         found = {name: _plan(plans, name, runs) for name in read}
@@ -194,15 +193,14 @@ def _timed(
     for port in (*network.inputs, network.output):
         needed = batch * prod(port.shape) * np.dtype(port.dtype).itemsize
         address = made.device_memory(needed)
-        stream.clear(address, needed)
+        plans.device.call("cuMemsetD8Async", address, 0, needed, stream)
         context.set_tensor_address(port.name, address)
-    made.keep(stream.synchronize)  # before the memory goes, also where a run is refused
     for run in range(WARMUP + runs):
         if run == WARMUP:
             context.profiler = profiler
-        if not context.execute_async_v3(stream.number):
+        if not context.execute_async_v3(int(stream)):
             raise plans.refused(f"refused to run the {network.name}")
-        stream.synchronize()
+        plans.device.call("cuStreamSynchronize", stream)
     samples_ms: dict[str, list[float]] = profiler.samples_ms
     return samples_ms
 

@@ -1,4 +1,4 @@
-"""Batches of any size and styles of any number, as a backend takes them: mapped, mixed, and in parts.
+"""Prepare styles and batches for a backend: map seeds, mix references, split by the largest batch.
 
 N is the batch, K the number of styles, L ``num_styles`` and D ``style_dim`` of the manifest.
 """
@@ -7,93 +7,79 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .backends import Backend
-from .backends.parts import in_parts
-from .cuda.gpu_call import GpuRequest
+from .backends.backend import Backend, GpuRequest, Styles, in_parts
 from .engine.manifest import Manifest
 from .errors import InputError
 from .images import Pixels
-from .streaming import AtWork
 from .style import Codes, StyleMix, check_codes
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Remembered:
+    """The style of the last call, and what became of it. Copies tell whether the caller has changed its
+    arrays."""
+
+    style: StyleMix
+    reference: Codes | None
+    alpha: Codes
+    styles: Styles
+
+    def is_for(self, style: StyleMix) -> bool:
+        """Return whether a style is this one, unchanged."""
+        if style is not self.style or not np.array_equal(style.alpha, self.alpha):
+            return False
+        if style.reference is None or self.reference is None:  # of seeds, which cannot change
+            return True
+        return np.array_equal(style.reference, self.reference)
+
+
 class StyledBatches:
-    """How one model's batches and styles reach a backend, whose turn the caller has."""
+    """Passes one model's batches and styles to a backend. The caller holds the backend's lock."""
 
-    manifest: Manifest
-    max_batch: int  # what is encoded or generated at once
-
-    def __post_init__(self) -> None:
-        """Refuse a batch that is none."""
-        if not isinstance(self.max_batch, int) or self.max_batch < 1:
-            raise InputError(f"max_batch is {self.max_batch!r}; expected 1 or more")
+    def __init__(self, manifest: Manifest, max_batch: int) -> None:
+        """Check that ``max_batch``, the most pictures to encode or generate at once, is a positive
+        integer."""
+        if not isinstance(max_batch, int) or max_batch < 1:
+            raise InputError(f"max_batch is {max_batch!r}; expected 1 or more")
+        self._manifest, self._max_batch = manifest, max_batch
+        rows = manifest.num_styles
+        self._no_style = Styles(
+            reference=np.zeros((1, rows, manifest.style_dim), np.float32),
+            weights=np.zeros((1, rows), np.float32),
+        )
+        self._remembered: _Remembered | None = None
 
     def map_seeds(self, backend: Backend, seeds: Sequence[int]) -> Codes:
         """Return the styles w [N, D] of seeds."""
-        size = self.manifest.style_dim
+        size = self._manifest.style_dim
         z = [np.random.default_rng(seed).standard_normal(size, dtype=np.float32) for seed in seeds]
         return backend.map(np.stack(z))
 
-    def settled(self, backend: Backend, style: StyleMix | None) -> StyleMix | None:
-        """Return a style that fits this model, its seeds mapped.
-
-        Raises:
-            InputError: It is none, or goes beyond the model.
-        """
-        if style is None:
-            return None
-        if not isinstance(style, StyleMix):
-            raise InputError(f"style is {style!r:.60}; expected a StyleMix, such as StyleMix.random([1, 2])")
-        style.weights(self.manifest.num_styles)  # layers beyond the model are refused before any work
-        return style.with_references(self._references(backend, style))
-
     def encode(self, backend: Backend, pixels: Pixels) -> Codes:
         """Return the codes [N, L, D] of images [N, H, W, C]."""
-        return in_parts(self.max_batch, backend.encode, pixels)
+        return in_parts(self._max_batch, backend.encode, pixels)
 
     def translate(self, backend: Backend, pixels: Pixels, style: StyleMix | None) -> Pixels:
         """Return pictures [N, H, W, 3], or [N, K, H, W, 3] for several styles, of images [N, H, W, C]."""
-        reference, weights = self._mix(backend, style)
-        images_at_once = self.max_batch // len(reference)
-        if images_at_once:
-            translate = partial(backend.translate, reference=reference, weights=weights)
-            results = in_parts(images_at_once, translate, pixels)
-        else:
-            results = backend.translate_in_parts(pixels, reference, weights, most=self.max_batch)
-        return _by_picture(results, len(reference), style)
-
-    def begin(self, backend: Backend, pixels: Pixels, style: StyleMix | None) -> AtWork[Pixels] | None:
-        """Begin what `translate` does; None where it is too much at once, or the backend does not."""
-        reference, weights = self._mix(backend, style)
-        if len(pixels) * len(reference) > self.max_batch:
-            return None
-        begun = backend.begin(pixels, reference, weights)
-        if begun is None:
-            return None
-        return AtWork(
-            finish=lambda: _by_picture(begun.finish(), len(reference), style), abandon=begun.abandon
-        )
+        styles = self.styles(backend, style)
+        return _by_picture(backend.translate(pixels, styles, max_batch=self._max_batch), styles, style)
 
     def translate_on_gpu(
         self, backend: Backend, images: Any, style: StyleMix | None, *, out: Any, stream: Any
     ) -> Any:
-        """Return the result of arrays on the GPU, as :meth:`psp_rt.Translator.run` describes it."""
-        reference, weights = self._mix(backend, style)
+        """Return the result of pictures in GPU memory, as `psp_rt.Translator.run` describes it."""
         request = GpuRequest(
             images=images,
+            styles=self.styles(backend, style),
+            has_style_axis=_has_style_axis(style),
+            max_batch=self._max_batch,
             out=out,
             stream=stream,
-            reference=reference,
-            weights=weights,
-            several=_several(style),
-            max_batch=self.max_batch,
         )
         return backend.translate_on_gpu(request)
 
@@ -103,47 +89,47 @@ class StyledBatches:
         Raises:
             InputError: The codes have another shape than [L, D] or [N, L, D].
         """
-        given = self._checked(codes)
-        every = given.reshape(-1, *given.shape[-2:])
-        reference, weights = self._mix(backend, style)
-        results = in_parts(
-            self.max_batch,
-            backend.generate,
-            np.repeat(every, len(reference), axis=0),
-            np.tile(reference, (len(every), 1, 1)),
-            np.tile(weights, (len(every), 1)),
-        )
-        pictures = _by_picture(results, len(reference), style)
-        return pictures[0] if given.ndim == 2 else pictures
-
-    def _checked(self, codes: npt.ArrayLike) -> Codes:
-        rows = (self.manifest.num_styles, self.manifest.style_dim)
-        given = check_codes(codes, "the code")
+        given, rows = check_codes(codes, "the code"), (self._manifest.num_styles, self._manifest.style_dim)
         if given.ndim < 2 or given.shape[-2:] != rows:
             raise InputError(
                 f"codes must be {list(rows)} or [N, {rows[0]}, {rows[1]}], got {list(given.shape)}"
             )
-        return given
+        styles = self.styles(backend, style)
+        mixed = styles.mixed_into(given.reshape(-1, *rows))
+        pictures = _by_picture(in_parts(self._max_batch, backend.generate, *mixed), styles, style)
+        return pictures[0] if given.ndim == 2 else pictures
 
-    def _mix(self, backend: Backend, style: StyleMix | None) -> tuple[Codes, Codes]:
-        """Return the references [K, L, D] of a style, and the weights [K, L]; without one, K is 1."""
-        rows = self.manifest.num_styles
-        settled = self.settled(backend, style)
-        if settled is None:
-            return np.zeros((1, rows, self.manifest.style_dim), np.float32), np.zeros((1, rows), np.float32)
-        references = self._references(backend, settled)
-        return references, np.tile(settled.weights(rows), (len(references), 1))
+    def styles(self, backend: Backend, style: StyleMix | None) -> Styles:
+        """Return what to mix in, its seeds mapped. For the same style it is the same object as in the last
+        call.
 
-    def _references(self, backend: Backend, style: StyleMix) -> Codes:
-        rows = (self.manifest.num_styles, self.manifest.style_dim)
-        return style.references(*rows, lambda seeds: self.map_seeds(backend, seeds))
+        Raises:
+            InputError: It is not a StyleMix, or goes beyond the model.
+        """
+        if style is None:
+            return self._no_style
+        if not isinstance(style, StyleMix):
+            raise InputError(f"style is {style!r:.60}; expected a StyleMix, such as StyleMix.random([1, 2])")
+        remembered = self._remembered
+        if remembered is not None and remembered.is_for(style):
+            return remembered.styles
+        rows = (self._manifest.num_styles, self._manifest.style_dim)
+        weights = style.weights(rows[0])  # layers beyond the model are refused before any work
+        reference = style.references(*rows, lambda seeds: self.map_seeds(backend, seeds))
+        styles = Styles(reference=np.array(reference), weights=np.tile(weights, (len(reference), 1)))
+        self._remembered = _Remembered(
+            style=style,
+            reference=None if style.reference is None else style.reference.copy(),
+            alpha=style.alpha.copy(),
+            styles=styles,
+        )
+        return styles
 
 
-def _several(style: StyleMix | None) -> bool:
-    """Return whether results have an axis for the styles."""
+def _has_style_axis(style: StyleMix | None) -> bool:
     return style is not None and style.several
 
 
-def _by_picture(results: Pixels, styles: int, style: StyleMix | None) -> Pixels:
-    """Return results [N * K, H, W, 3] as [N, K, H, W, 3] where several styles were asked for."""
-    return results.reshape(-1, styles, *results.shape[1:]) if _several(style) else results
+def _by_picture(results: Pixels, styles: Styles, style: StyleMix | None) -> Pixels:
+    """Return results [N * K, H, W, 3] as [N, K, H, W, 3] if several styles were asked for."""
+    return results.reshape(-1, len(styles), *results.shape[1:]) if _has_style_axis(style) else results

@@ -1,13 +1,13 @@
-"""Work on a stream of frames, in order and with bounded memory."""
+"""Work on a stream of frames, with results in order and bounded memory."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from queue import SimpleQueue
+from typing import TypeVar
 
 from .errors import InputError
 
@@ -15,63 +15,60 @@ Frame = TypeVar("Frame")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, kw_only=True)
-class AtWork(Generic[Result]):
-    """Work that has begun. One of the two is called, once."""
-
-    finish: Callable[[], Result]  # waits for the result
-    abandon: Callable[[], None]  # lets go of it, where nobody wants the result
-
-
 def check_frames(frames: object) -> None:
-    """Refuse one picture: a path would be taken letter by letter, and an array row by row."""
-    one = isinstance(frames, (str, bytes, os.PathLike)) or hasattr(frames, "getbands")
-    if one or 2 <= getattr(frames, "ndim", 0) <= 3:
+    """Refuse a single picture: a path would be read letter by letter, and an array row by row."""
+    single = isinstance(frames, (str, bytes, os.PathLike)) or hasattr(frames, "getbands")
+    if single or 2 <= getattr(frames, "ndim", 0) <= 3:
         raise InputError("stream() takes many pictures, such as a list or a generator; use run() for one")
 
 
-def finished(result: Result) -> AtWork[Result]:
-    """Return work that is over."""
-    return AtWork(finish=lambda: result, abandon=lambda: None)
-
-
 def in_order(
-    start: Callable[[Frame], AtWork[Result]],
     frames: Iterable[Frame],
+    workers: Sequence[Callable[[Frame], Result]],
     *,
     in_flight: int,
     at_once: Callable[[Frame], bool] = lambda frame: False,
 ) -> Iterator[Result]:
-    """Start work on each frame in a thread beside the caller's, and yield the results in order.
+    """Work on frames in threads, and yield the results in the order of the frames.
 
-    Frames that are to be started ``at_once`` are, in the caller's own thread. The results are waited for in
-    the caller's thread, so that the next frame's work is started meanwhile.
+    An error, of a frame or of ``frames`` itself, is raised in its place. A consumer that stops early waits
+    for the frames at work; those after them are not begun.
 
-    An error, of a frame or of ``frames`` itself, is raised in its place. A consumer that stops early
-    waits for the frames at work; those after them are not begun.
+    Args:
+        frames: Taken as they are needed.
+        workers: Each is called by one thread at a time.
+        in_flight: How many frames may be at work or wait for the consumer.
+        at_once: Frames that must be worked on in the consumer's own thread, by the first worker.
     """
-    pending: deque[Future[AtWork[Result]]] = deque()
-    worker = ThreadPoolExecutor(1, thread_name_prefix="psp_rt-stream")
+    pending: deque[Future[Result]] = deque()
+    free: SimpleQueue[Callable[[Frame], Result]] = SimpleQueue()
+    for worker in workers:
+        free.put(worker)
+
+    def work(frame: Frame) -> Result:
+        worker = free.get()
+        try:
+            return worker(frame)
+        finally:
+            free.put(worker)
+
+    def begin(frame: Frame) -> Future[Result]:
+        return _done(workers[0], frame) if at_once(frame) else threads.submit(work, frame)
+
+    threads = ThreadPoolExecutor(len(workers), thread_name_prefix="psp_rt-stream")
     try:
-        for begun in _starts(start, frames, worker, at_once):
+        for begun in _begun(frames, begin):
             pending.append(begun)
             if len(pending) >= in_flight:  # after starting: waiting first would delay a camera by a frame
-                yield pending.popleft().result().finish()
+                yield pending.popleft().result()
         while pending:
-            yield pending.popleft().result().finish()
+            yield pending.popleft().result()
     finally:
-        worker.shutdown(wait=True, cancel_futures=True)
-        for begun in pending:
-            _abandon(begun)
+        threads.shutdown(wait=True, cancel_futures=True)
 
 
-def _starts(
-    start: Callable[[Frame], AtWork[Result]],
-    frames: Iterable[Frame],
-    worker: ThreadPoolExecutor,
-    at_once: Callable[[Frame], bool],
-) -> Iterator[Future[AtWork[Result]]]:
-    """Start the work on each frame; an error of ``frames`` takes the place of its next frame."""
+def _begun(frames: Iterable[Frame], begin: Callable[[Frame], Future[Result]]) -> Iterator[Future[Result]]:
+    """Begin the work on each frame; an error of ``frames`` takes the place of its next frame."""
     source = iter(frames)
     while True:
         try:
@@ -81,25 +78,20 @@ def _starts(
         except Exception as error:
             yield _failed(error)
             return
-        yield _started(start, frame) if at_once(frame) else worker.submit(start, frame)
+        yield begin(frame)
 
 
-def _started(start: Callable[[Frame], AtWork[Result]], frame: Frame) -> Future[AtWork[Result]]:
-    begun: Future[AtWork[Result]] = Future()
+def _done(work: Callable[[Frame], Result], frame: Frame) -> Future[Result]:
     try:
-        begun.set_result(start(frame))
+        result = work(frame)
     except Exception as error:
         return _failed(error)
-    return begun
+    done: Future[Result] = Future()
+    done.set_result(result)
+    return done
 
 
-def _failed(error: Exception) -> Future[AtWork[Result]]:
-    begun: Future[AtWork[Result]] = Future()
-    begun.set_exception(error)
-    return begun
-
-
-def _abandon(begun: Future[AtWork[Result]]) -> None:
-    """Let go of work that was begun, if it was, and has not failed."""
-    if not begun.cancelled() and begun.exception() is None:
-        begun.result().abandon()
+def _failed(error: Exception) -> Future[Result]:
+    failed: Future[Result] = Future()
+    failed.set_exception(error)
+    return failed

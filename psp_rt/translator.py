@@ -7,38 +7,41 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .backends import Backend, open_backend
+from .backends import open_backend
+from .backends.backend import Backend
 from .batching import StyledBatches
-from .cuda.foreign_arrays import is_device_array
 from .engine.manifest import InputSpec, Manifest
 from .engine.reader import EngineFile
-from .errors import InputError, PspError
-from .hardware.choose import Machine, choose
+from .errors import BackendError, DeviceError, InputError, PspError
+from .hardware.choose import Choice, Hardware, candidates
 from .hardware.probe import check_threads
-from .images import COLORS, Pixels, read_pictures, to_array
-from .streaming import AtWork, check_frames, finished, in_order
+from .images import COLORS, Pixels, is_device_array, read_pictures, to_array
+from .streaming import check_frames, in_order
 from .style import Codes, StyleMix, check_seed
+
+MAX_STREAM_WORKERS = 4  # for a stream on a GPU; each has activations of its own
 
 log = logging.getLogger("psp_rt")
 
 
 class Translator:
-    """A model ready to run.
+    """A model that is ready to run.
 
     Example:
         >>> face = Translator("sketch.engine").run("drawing.png")
         >>> face.size
         (128, 128)
 
-    Calls from several threads take turns; a :meth:`clone` runs beside this one. Results belong to the caller.
-    N is the batch, K the number of styles, L ``num_styles`` and D ``style_dim`` of the manifest.
+    Calls from several threads take turns; a :meth:`clone` runs in parallel. Results belong to the caller. N
+    is the batch, K the number of styles, L ``num_styles`` and D ``style_dim`` of the manifest.
     """
 
     def __init__(
@@ -51,29 +54,27 @@ class Translator:
         color: str = "bgr",
         threads: int | None = None,
         max_batch: int = 4,
-        onnx_cuda_graphs: bool = False,
     ) -> None:
         """Load an engine.
 
         Args:
             path: The engine file.
-            device: "auto" takes the best that there is; "cpu", "cuda" and "cuda:N" that one or an error.
-            backend: "auto" takes the fastest one that there is; "tensorrt" (a plan that was built into the
-                file for this machine), "onnxruntime" and "openvino" that one or an error.
-            precision: "auto" is FP32, which the file was checked for, or what a TensorRT plan was built in;
-                "fp32" and "fp16" are that or an error. "bf16" computes the generator and the encoder's
-                heads in BF16, which is faster and less exact; it needs OpenVINO and a processor with BF16.
-            color: The channel order of NumPy arrays, in and out: "bgr", as OpenCV has it, or "rgb".
+            device: "auto" takes the best available device, and the next best if that one turns out not to
+                work; "cpu", "cuda" and "cuda:N" take that device or raise an error.
+            backend: "auto" takes the fastest available one; "tensorrt" (a plan that was built into the file
+                for this machine), "onnxruntime" and "openvino" take that one or raise an error.
+            precision: "auto" is FP32, which the file was checked for, or the precision that a TensorRT plan
+                was built in; "fp32" and "fp16" are that or an error. "bf16" computes the generator and the
+                encoder's heads in BF16, which is faster and less exact; it needs OpenVINO and a processor
+                with BF16.
+            color: The channel order of NumPy arrays, in and out: "bgr", as in OpenCV, or "rgb".
             threads: On the CPU; by default one for each physical core.
-            max_batch: A larger batch goes through the graphs in parts of this size, which bounds the
-                memory: the generator's activations are its bulk, and grow with the batch.
-            onnx_cuda_graphs: Let ONNX Runtime on CUDA record and replay CUDA graphs, which saves launches.
-                Clones then take turns; and during the first run of a batch size, which records it, other
-                threads cannot allocate on the GPU. Not yet run on a GPU, so off unless asked for.
+            max_batch: A larger batch goes through the graphs in parts of this size, which bounds the memory:
+                the generator's activations are most of it, and grow with the batch.
 
         Raises:
             FormatError: The file is not a usable engine.
-            DeviceError: The device, backend or precision cannot be had.
+            DeviceError: The device, backend or precision is not available.
             BackendError: TensorRT refuses a plan, or the GPU has too little memory.
         """
         if color not in COLORS:
@@ -82,17 +83,16 @@ class Translator:
         self._color, self._turn = color, threading.Lock()
         with EngineFile.open(path, needs_graphs=False) as engine:
             self.manifest: Manifest = engine.manifest
-            self._batches = StyledBatches(manifest=engine.manifest, max_batch=max_batch)
-            choice = choose(Machine(), device=device, backend=backend, precision=precision, engine=engine)
-            if not choice.plan:
-                engine.check_has_graphs(choice.reason)
-            self._backend: Backend | None = open_backend(
-                engine, choice, threads=threads, onnx_cuda_graphs=onnx_cuda_graphs
+            self._batches = StyledBatches(engine.manifest, max_batch)
+            choices = candidates(
+                Hardware(), device=device, backend=backend, precision=precision, engine=engine
             )
-        self.device: str = self._backend.device
-        self.backend: str = self._backend.name
-        self.precision: str = self._backend.precision
-        self.runs_on: str = f"{self.device}, {self._backend.description} ({choice.reason})"
+            opened, choice = _open_first(engine, choices, threads)
+        self._backend: Backend | None = opened
+        self.device: str = opened.device
+        self.backend: str = opened.name
+        self.precision: str = opened.precision
+        self.runs_on: str = f"{self.device}, {opened.description} ({choice.reason})"
         log.info("%s runs on %s", path, self.runs_on)
 
     def __repr__(self) -> str:
@@ -101,30 +101,28 @@ class Translator:
     def run(self, images: Any, *, style: StyleMix | None = None, out: Any = None, stream: Any = None) -> Any:
         """Translate one picture or a batch.
 
-        Pictures on a GPU - arrays of PyTorch, CuPy, pycuda and others with DLPack or
-        ``__cuda_array_interface__`` - are taken by TensorRT and by ONNX Runtime on CUDA, and give a
-        :class:`DeviceArray`, or ``out``. No picture crosses to the host; TensorRT's recorded graphs have
-        buffers of their own, to and from which the pictures are copied on the GPU. Such pictures are
-        RGB (open with ``color="rgb"``), uint8, without gaps, and have exactly the size and channels of the
-        model's input; label ids are not checked. This has not run on a GPU yet.
+        Pictures in GPU memory - arrays of PyTorch, CuPy, pycuda and others with DLPack or
+        ``__cuda_array_interface__`` - are taken by TensorRT and by ONNX Runtime on CUDA. The result is a new
+        array of PyTorch or CuPy, as the input is; other libraries pass ``out``. No picture crosses to the
+        host. Such pictures are RGB (open with ``color="rgb"``), uint8, contiguous, and have exactly the size
+        and channels of the model's input; label ids are not checked.
 
         Args:
-            images: A path, a PIL image, uint8 [H, W, 3], [H, W] or [N, H, W, 3], or a list of such; all
-                forms are in :mod:`psp_rt.images.forms`. A picture of another size or shape is resized
-                to the model's input; faces should be cut and aligned as in training.
+            images: A path, a PIL image, uint8 [H, W, 3], [H, W] or [N, H, W, 3], or a list of such; all forms
+                are listed in :mod:`psp_rt.images`. A picture of another size or shape is resized to the
+                model's input; faces should be cropped and aligned as in training.
             style: Mixes other styles in. With K references each picture gives K results: it is encoded once,
                 seeds are mapped once, and all are generated as one batch or in parts of ``max_batch``.
-            out: An array for the results, where the input is an array; on the GPU, where that is.
-            stream: For pictures on a GPU: the CUDA stream in which they are made and results are used, as
-                an int or an object of PyTorch, CuPy, pycuda or cuda.core; it must live as long as these.
-                With TensorRT, run() then returns at once, and later work in that stream finds the results;
-                it waits only for a new size, for seeds, for another style than in the call before, or
-                between parts of more styles than ``max_batch``. ONNX Runtime waits for the stream, and
-                returns when it is done. Without a stream, both wait for the array's own one (or the
-                default stream), and return when results are there.
+            out: An array for the results, if the input is an array; in GPU memory, if the input is.
+            stream: For pictures in GPU memory: the CUDA stream in which they are made and results are used,
+                as an int or an object of PyTorch, CuPy, pycuda or cuda.core. TensorRT then launches in that
+                stream and run() returns at once. It waits only for a new size, for seeds, for another style
+                than in the call before, or if the styles are more than ``max_batch``. ONNX Runtime waits for
+                the stream, and returns when the results are there. Without a stream, both wait for the
+                array's own one (or the default stream), and return when the results are there.
 
         Returns:
-            The results in the form of the input: see :mod:`psp_rt.images.forms`.
+            The results in the form of the input, as :mod:`psp_rt.images` lists them.
 
         Raises:
             InputError: A picture cannot be read, or is not what the model takes.
@@ -132,7 +130,7 @@ class Translator:
         if is_device_array(images):
             return self._run_on_gpu(images, style, out, stream)
         if stream is not None:
-            raise InputError("stream= goes with pictures on a GPU; leave it out for all others")
+            raise InputError("stream= goes with pictures in GPU memory; omit it for all others")
         pictures = read_pictures(images, self._input_spec("run"), color=self._color)
         with self._taking_turns() as backend:
             results = self._batches.translate(backend, pictures.pixels, style)
@@ -176,9 +174,9 @@ class Translator:
 
         Args:
             frames: Pictures or batches, for example from a camera; taken as they are needed.
-            in_flight: Frames at work at once. 1 adds no delay: right for a camera. 2 reads and resizes
-                the next frame during the work on this one, and TensorRT copies it to the GPU, and the
-                result before it from there, meanwhile: right for a file. More only adds delay.
+            in_flight: How many frames are at work at once. 1 adds no delay: right for a camera. 2 works on
+                the next frame while the consumer has this one, and on a GPU overlaps the copies of one frame
+                with the work on the other, on a clone: right for a file. More only adds delay.
             style: As for :meth:`run`; its seeds are mapped once for the whole stream.
 
         A frame's error is raised in its place, after the results before it.
@@ -187,22 +185,39 @@ class Translator:
         check_frames(frames)
         if not isinstance(in_flight, int) or in_flight < 1:
             raise InputError(f"in_flight is {in_flight!r}; expected 1 or more")
-        with self._taking_turns() as backend:
-            settled = self._batches.settled(backend, style)
-        begin = partial(self._do if in_flight == 1 else self._begin, style=settled)
-        # What is on a GPU waits for the stream that is current in its maker's thread, which is the caller's.
-        return in_order(begin, frames, in_flight=in_flight, at_once=is_device_array)
+        if style is not None:
+            with self._taking_turns() as backend:
+                style = style.with_references(self._batches.styles(backend, style).reference)
+        return self._stream(frames, in_flight, style)
 
     def clone(self) -> Translator:
         """Return a translator for another thread, on the same weights; closing one leaves the other."""
         with self._taking_turns() as backend:
             other = copy.copy(self)
             other._turn = threading.Lock()
+            other._batches = copy.copy(self._batches)
             other._backend = backend.clone()
         return other
 
+    def bare(self, name: str) -> Any:
+        """Return the runtime's own session of a graph, to measure what psp_rt adds to it.
+
+        Its inputs and outputs are those of `psp_rt.engine.graph_ports`. It ends with this translator.
+
+        Args:
+            name: "encoder", "mapping" or "generator".
+
+        Returns:
+            An ``onnxruntime.InferenceSession``; or an OpenVINO request, which takes one picture at a time.
+
+        Raises:
+            InputError: The backend has no such session.
+        """
+        with self._taking_turns() as backend:
+            return backend.bare(name)
+
     def close(self) -> None:
-        """Let go of the model's memory, after a call at work has ended. Closing twice is allowed."""
+        """Release the model's memory, after a call in progress has ended. Closing twice is allowed."""
         with self._turn:
             if self._backend is not None:
                 self._backend.close()
@@ -232,23 +247,46 @@ class Translator:
         self._input_spec("run")
         if self._color != "rgb":
             raise InputError(
-                "pictures on a GPU are RGB, the input and the result, and this translator was opened with "
-                f"color={self._color!r}, whose order is not swapped there; open it with color='rgb'"
+                "pictures in GPU memory are RGB, the input and the result, and this translator was opened "
+                f"with color={self._color!r}, whose order is not swapped there; open it with color='rgb'"
             )
         with self._taking_turns() as backend:
             return self._batches.translate_on_gpu(backend, images, style, out=out, stream=stream)
 
-    def _do(self, frame: Any, style: StyleMix | None) -> AtWork[Any]:
-        """Do the work on a frame of a stream."""
-        return finished(self.run(frame, style=style))
+    def _stream(self, frames: Iterable[Any], in_flight: int, style: StyleMix | None) -> Iterator[Any]:
+        """Work on frames in one thread on the CPU, and in a thread for each frame in flight on a GPU."""
+        with ExitStack() as clones:
+            translators = [self]
+            try:
+                while self.device != "cpu" and len(translators) < min(in_flight, MAX_STREAM_WORKERS):
+                    translators.append(clones.enter_context(self.clone()))
+            except BackendError as error:
+                log.warning("the stream has only %d frames at work at once: %s", len(translators), error)
+            yield from in_order(
+                frames,
+                [partial(translator.run, style=style) for translator in translators],
+                in_flight=in_flight,
+                # Such a frame is ordered by the stream that is current in its maker's thread, the caller's.
+                at_once=is_device_array,
+            )
 
-    def _begin(self, frame: Any, style: StyleMix | None) -> AtWork[Any]:
-        """Begin the work on a frame of a stream beside others; where that cannot be, do it."""
-        if is_device_array(frame):
-            return self._do(frame, style)
-        pictures = read_pictures(frame, self._input_spec("stream"), color=self._color)
-        with self._taking_turns() as backend:
-            begun = self._batches.begin(backend, pictures.pixels, style)
-            if begun is None:
-                return finished(pictures.restore(self._batches.translate(backend, pictures.pixels, style)))
-        return AtWork(finish=lambda: pictures.restore(begun.finish()), abandon=begun.abandon)
+
+def _open_first(engine: EngineFile, choices: Iterator[Choice], threads: int | None) -> tuple[Backend, Choice]:
+    """Open the first choice that works; if none does, raise the error of the first one."""
+    failures: list[DeviceError | BackendError] = []
+    try:
+        for choice in choices:
+            reasons = "; ".join([*map(str, failures), choice.reason])
+            if not choice.plan:
+                engine.check_has_graphs(reasons)
+            try:
+                return open_backend(engine, choice, threads=threads), replace(choice, reason=reasons)
+            except (DeviceError, BackendError) as error:
+                log.warning(
+                    "%s cannot run on %s with %s: %s", engine.path, choice.device, choice.backend, error
+                )
+                failures.append(error)
+    except DeviceError:  # there is no other choice
+        if not failures:
+            raise
+    raise failures[0]

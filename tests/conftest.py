@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from psp_rt import Translator
 from tests.models import tiny_engine
 from tests.stand_ins import gpu as fake_gpu
 from tests.stand_ins.gpu import FakeGpu
-from tests.stand_ins.library import Library
+
+if TYPE_CHECKING:
+    from tests.stand_ins.library import Library
 
 
 @pytest.fixture(scope="session")
@@ -65,16 +68,20 @@ def picture() -> np.ndarray:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
     """A stand-in for a GPU, its driver and TensorRT."""
-    return fake_gpu.install(monkeypatch)
+    installed = fake_gpu.install(monkeypatch)
+    yield installed
+    installed.cuda.stop()
 
 
 @pytest.fixture
 def library(gpu: FakeGpu) -> Iterator[Library]:
     """Another library on that GPU, such as PyTorch; in the end nothing may be left there."""
+    from tests.stand_ins.library import Library
+
     opened = Library(gpu.cuda)
     yield opened
-    gpu.cuda.refusals.clear()
+    gpu.cuda.refuse("", 0)
     opened.close()
     assert gpu.left() == []

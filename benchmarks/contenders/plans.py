@@ -8,9 +8,9 @@ from export.engine import Settings
 from psp_rt import EngineFile
 from psp_rt.build.build import BuildRequest, build
 from psp_rt.build.builder import BuildOptions
-from psp_rt.hardware.plan_choice import find_plan
+from psp_rt.hardware import Hardware
+from psp_rt.hardware.choose import find_plan
 from psp_rt.hardware.probe import probe_driver
-from psp_rt.hardware.tensorrt import probe_tensorrt
 
 
 def engine_with_plans(workload: Workload, precision: str) -> Path:
@@ -23,8 +23,7 @@ def engine_with_plans(workload: Workload, precision: str) -> Path:
         DeviceError: There is no GPU to build on.
         BackendError: TensorRT is missing or gives up.
     """
-    driver = probe_driver()
-    if workload.architecture is None or driver.problem:
+    if workload.architecture is None or probe_driver().problem:
         return workload.engine  # opening it says what is missing
     engine = cached_engine(
         workload.architecture,
@@ -33,7 +32,7 @@ def engine_with_plans(workload: Workload, precision: str) -> Path:
         settings=Settings(precision=cast(Literal["fp32", "fp16"], precision), pictures=workload.pictures),
     )
     with EngineFile.open(engine) as file:
-        fits = find_plan(file, lambda: probe_tensorrt(driver, 0), precision).target
+        fits = find_plan(file, Hardware(), 0, precision).target
     if not fits:
         batch = max(4, len(workload.pictures))
         build(BuildRequest(engine=engine, options=BuildOptions(batches=(1, 1, batch))))

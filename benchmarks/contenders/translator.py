@@ -17,8 +17,7 @@ from benchmarks.contenders.plans import engine_with_plans
 from benchmarks.contenders.unavailable import Unavailable
 from benchmarks.measure.workload import Workload, latent, read
 from psp_rt import InputSpec, PspError, StyleMix, Translator
-from psp_rt.backends.onnx_runtime import OnnxRuntimeBackend
-from psp_rt.backends.openvino.backend import OpenVinoBackend
+from psp_rt.engine.ports import GRAPHS
 from psp_rt.images import Pixels
 from psp_rt.style import Codes
 
@@ -71,10 +70,8 @@ class BareSessions:
     """The sessions of psp_rt, called directly: what psp_rt costs is the difference to this."""
 
     def __init__(self, translator: Translator, spec: InputSpec) -> None:
-        backend = translator._backend  # the same options by construction
-        assert isinstance(backend, OnnxRuntimeBackend)
         self._translator, self._spec = translator, spec
-        self._sessions: dict[str, Any] = backend._sessions
+        self._sessions: dict[str, Any] = {name: translator.bare(name) for name in GRAPHS}
 
     @classmethod
     def open(cls, workload: Workload) -> BareSessions:
@@ -111,10 +108,8 @@ class BareRequests:
     """The OpenVINO requests of psp_rt, called directly, picture by picture as psp_rt does."""
 
     def __init__(self, translator: Translator, spec: InputSpec) -> None:
-        backend = translator._backend
-        assert isinstance(backend, OpenVinoBackend)
         self._translator, self._spec = translator, spec
-        self._requests: dict[str, Any] = backend._requests
+        self._requests: dict[str, Any] = {name: translator.bare(name) for name in GRAPHS}
 
     @classmethod
     def open(cls, workload: Workload) -> BareRequests:

@@ -1,1 +1,6 @@
-"""Build TensorRT plans for this machine into an engine."""
+"""Build TensorRT plans for this machine's GPU into an engine file."""
+
+from .build import BuildRequest, build, prepare
+from .builder import BuildOptions
+
+__all__ = ["BuildOptions", "BuildRequest", "build", "prepare"]

@@ -1,30 +1,31 @@
-"""Add TensorRT plans for one kind of machine to an engine file. Needs no PyTorch.
+"""Add TensorRT plans for this machine's GPU to an engine file. Needs no PyTorch.
 
-A plan is built on the GPU that runs it; TensorRT for RTX alone builds without one, for compute capabilities
-that are named. Nothing of the engine is lost when a build fails: it is replaced whole, at the end.
-
-The building by TensorRT itself, and the comparison after it, have not run on a GPU yet.
+A plan is built on the GPU that runs it. The engine file is replaced as a whole at the end, so a failed build
+leaves it as it was.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..backends import Backend
+import numpy as np
+
+from ..backends.backend import Backend
 from ..engine.manifest import Manifest
 from ..engine.plans import RECORD, PlanRecord, PlanTarget
+from ..engine.ports import graph_name, weights_member
 from ..engine.reader import EngineFile
 from ..engine.writer import Content, add_plans
-from ..errors import DeviceError, OutputError
-from ..files import check_apart, check_writable, folder_beside
-from ..hardware.probe import Driver, probe_driver
-from ..hardware.tensorrt import this_machine
-from .builder import BuildOptions, PlanBuilder, Progress, check_compute_capabilities, load_library
-from .plan_parity import compare
+from ..errors import BackendError, DeviceError, OutputError
+from ..files import check_apart, check_writable, folder_beside, write_atomically
+from ..hardware.probe import probe_driver
+from ..hardware.tensorrt import load_library, this_machine
+from .builder import BuildOptions, PlanBuilder, Progress
+
+PARITY_BAR = 40.0  # dB, of the plans' results against those of the portable graphs
 
 OpenPlans = Callable[[dict[str, Path], Manifest], Backend]  # plans by graph -> what runs them
 
@@ -36,16 +37,14 @@ class BuildRequest:
     Args:
         engine: The engine file.
         options: For TensorRT.
-        rtx: Build with TensorRT for RTX.
         output: Write another engine file; None to add to this one.
         strip_onnx: Leave the portable graphs out of the output.
-        export_folder: Write the plans there too, for trtexec and other tools.
-        timing_cache: A file with what is known of kernels' speed: read if it is there, then written.
+        export_folder: Also write the plans there, for trtexec and other tools.
+        timing_cache: A file with measured kernel times, which is read if it exists, and then written.
     """
 
     engine: Path
     options: BuildOptions
-    rtx: bool = False
     output: Path | None = None
     strip_onnx: bool = False
     export_folder: Path | None = None
@@ -64,16 +63,17 @@ def build(
 
     Args:
         request: What to build.
-        open_plans: Opens plans to compare them; None leaves the comparison out.
+        open_plans: Opens plans to compare them; None to leave the comparison out.
         open_portable: Opens the portable graphs to compare with.
         report: Called with each step that begins.
-        progress: Called while TensorRT works, where its version can tell.
+        progress: Called while TensorRT works, if its version reports progress.
 
     Raises:
         DeviceError: There is no GPU to build on.
         BackendError: TensorRT is missing or gives up, or the plans compute something else.
         OutputError: The engine cannot be written; the old one is as it was.
     """
+    # Everything that can be wrong with the request, before minutes of work.
     output = request.output or request.engine
     if request.strip_onnx and request.output is None:
         raise OutputError("without its graphs the engine runs nowhere else; add --output OTHER.engine")
@@ -82,59 +82,96 @@ def build(
     check_writable(output)
     if request.timing_cache is not None:
         check_writable(request.timing_cache)
-    if request.export_folder is not None:
-        _check_folder(request.export_folder)
+    if (
+        request.export_folder is not None
+        and request.export_folder.exists()
+        and not request.export_folder.is_dir()
+    ):
+        raise OutputError(f"{request.export_folder} is a file; give the name of a folder for the plans")
     trt, machine = prepare(request)
+
     with (
         EngineFile.open(request.engine) as engine,
         folder_beside(output, otherwise="It is as it was before") as folder,
     ):
+        # Build.
         plans = _build_all(trt, engine, request, folder, report, progress)
+
+        # Compare.
         if engine.manifest.noise == "random":
-            report("its noise is TensorRT's to draw: whether that is new at every run has not been tested")
+            report("TensorRT draws the noise; whether it is new at every run has not been tested")
         parity: dict[str, float] = {}
         if open_plans is not None and open_portable is not None:
             report("comparing the plans with the portable graphs")
             parity = compare(open_portable(engine), open_plans(plans, engine.manifest), engine.manifest)
+
+        # Write.
         record = _record(machine, request.options, engine, parity)
         report(f"writing {output}")
         files: dict[str, Content] = {RECORD: record.to_json().encode()}
         files |= {f"{name}.plan": path for name, path in plans.items()}
         add_plans(request.engine, record.target, files, output=output, strip=request.strip_onnx)
         if request.export_folder is not None:
-            _export(plans, record, request.export_folder)
+            _export(files, request.export_folder)
     return record
 
 
 def prepare(request: BuildRequest) -> tuple[Any, PlanTarget]:
-    """Return the library to build with and what the plans will run on; quick, to be asked before long work.
+    """Return TensorRT and what the plans will run on. This is quick: call it before any long work.
 
     Raises:
         DeviceError: There is no GPU to build on.
-        BackendError: The library is missing, or builds not for what is asked.
+        BackendError: TensorRT is missing.
     """
-    driver = probe_driver()  # first: TensorRT may take the process with it where there is no driver
-    _check_gpu(driver, request)
-    trt = load_library(rtx=request.rtx)
-    check_compute_capabilities(trt, request.options.compute_capabilities)
-    return trt, this_machine(trt, driver, request.options.compute_capabilities)
+    driver = probe_driver()  # first, since TensorRT crashes the process if there is no driver
+    if driver.problem:
+        raise DeviceError(
+            f"a plan is built on the GPU that runs it, and there is none here: {driver.problem}. Run "
+            f"psp-rt build {request.engine} there"
+        )
+    trt = load_library()
+    return trt, this_machine(trt, driver)
 
 
 def graph_names(manifest: Manifest) -> dict[str, str]:
-    """Return which graph a plan is built from, by the plan's name."""
-    end = ".fp16" if manifest.precision == "fp16" else ""
-    names = {"mapping": "mapping", "generator": f"generator{end}"}
-    return names if manifest.input is None else {"encoder": f"encoder{end}", **names}
+    """Return the graph that each plan is built from, by the plan's name."""
+    names = ["mapping", "generator"] if manifest.input is None else ["encoder", "mapping", "generator"]
+    return {name: name if name == "mapping" else graph_name(name, manifest.precision) for name in names}
 
 
-def _check_gpu(driver: Driver, request: BuildRequest) -> None:
-    named = request.rtx and request.options.compute_capabilities
-    if driver.problem and not named:
-        raise DeviceError(
-            f"a plan is built on the GPU that runs it, and there is none here: {driver.problem}. Run psp-rt "
-            "build there; or build for an RTX card from here with: psp-rt build ENGINE --rtx "
-            "--compute-capability 8.9"
-        )
+def compare(portable: Backend, plans: Backend, manifest: Manifest) -> dict[str, float]:
+    """Run plans and portable graphs on drawn inputs, return how close the results are, and close both.
+
+    Raises:
+        BackendError: The plans compute something else.
+    """
+    try:
+        z = np.random.default_rng(0).standard_normal((2, manifest.style_dim), dtype=np.float32)
+        styles = portable.map(z)
+        figures = {"styles_psnr_db": _psnr_db(plans.map(z), styles)}
+        codes = np.repeat(styles[:, None], manifest.num_styles, axis=1)
+        if manifest.input is not None:
+            spec = manifest.input
+            shape = (2, spec.height, spec.width, spec.channels)
+            images = np.random.default_rng(0).integers(0, spec.labels or 256, shape, dtype=np.uint8)
+            codes = portable.encode(images)
+            figures["codes_psnr_db"] = _psnr_db(plans.encode(images), codes)
+        if (
+            manifest.noise != "random"
+        ):  # otherwise each side draws its own noise, and no two pictures are equal
+            weights = np.zeros(codes.shape[:2], np.float32)
+            expected = portable.generate(codes, codes, weights)
+            figures["picture_psnr_db"] = _psnr_db(plans.generate(codes, codes, weights), expected)
+    finally:
+        portable.close()
+        plans.close()
+    for name, figure in figures.items():
+        if not figure >= PARITY_BAR:
+            raise BackendError(
+                f"the plans do not compute what the graphs do: {name} is {figure:.3g}, expected at least "
+                f"{PARITY_BAR:g}. Nothing was written"
+            )
+    return figures
 
 
 def _build_all(
@@ -145,8 +182,14 @@ def _build_all(
     report: Callable[[str], None],
     progress: Progress | None,
 ) -> dict[str, Path]:
-    cache_file = request.timing_cache
-    cache = _read(cache_file) if cache_file is not None and cache_file.is_file() else b""
+    cache, cache_file = b"", request.timing_cache
+    if cache_file is not None and cache_file.is_file():
+        try:
+            cache = cache_file.read_bytes()
+        except OSError as error:
+            raise OutputError(
+                f"the timing cache {cache_file} cannot be read: {error.strerror or error}"
+            ) from error
     builder = PlanBuilder(trt, request.options, timing_cache=cache)
     plans = {}
     for name, graph in graph_names(engine.manifest).items():
@@ -158,25 +201,17 @@ def _build_all(
         mend="run the build again",
     )
     if cache_file is not None and builder.timing_cache:
-        _write(cache_file, builder.timing_cache)
+        write_atomically(cache_file, builder.timing_cache)
     return plans
-
-
-def _read(cache_file: Path) -> bytes:
-    try:
-        return cache_file.read_bytes()
-    except OSError as error:
-        raise OutputError(
-            f"the timing cache {cache_file} cannot be read: {error.strerror or error}"
-        ) from error
 
 
 def _record(
     machine: PlanTarget, options: BuildOptions, engine: EngineFile, parity: dict[str, float]
 ) -> PlanRecord:
     members = engine.manifest.members
-    sources = [f"{graph}.onnx" for graph in graph_names(engine.manifest).values()]
-    sources += [f"{name}.weights" for name in graph_names(engine.manifest) if f"{name}.weights" in members]
+    graphs = graph_names(engine.manifest).values()
+    sources = [f"{graph}.onnx" for graph in graphs]
+    sources += [name for name in dict.fromkeys(map(weights_member, graphs)) if name in members]
     smallest, best, largest = options.batches
     return PlanRecord(
         machine=machine,
@@ -191,31 +226,20 @@ def _record(
     )
 
 
-def _check_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file; give the name of a folder for the plans")
-
-
-def _export(plans: dict[str, Path], record: PlanRecord, folder: Path) -> None:
+def _export(files: dict[str, Content], folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"{folder} cannot be made: {error.strerror or error}. The engine has its plans; take them out "
+            f"{folder} cannot be created: {error.strerror or error}. The engine has its plans; take them out "
             "of it with unzip"
         ) from error
-    for name, path in plans.items():
-        _write(folder / f"{name}.plan", path.read_bytes())
-    _write(folder / RECORD, record.to_json().encode())
+    for name, content in files.items():
+        write_atomically(folder / name, content.read_bytes() if isinstance(content, Path) else bytes(content))
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+def _psnr_db(found: Any, expected: Any) -> float:
+    """Return the peak signal-to-noise ratio, relative to the range of what is expected; 99 if equal."""
+    reach = 255.0 if expected.dtype == np.uint8 else max(float(np.ptp(expected)), 1e-12)
+    error = float(np.square(found.astype(np.float64) - expected.astype(np.float64)).mean()) / reach**2
+    return 99.0 if error < 1e-10 else float(-10 * np.log10(error))

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import click
 
-from ..backends import Backend, open_backend
+from ..backends import open_backend
+from ..backends.backend import Backend
 from ..backends.tensorrt.backend import TensorRtBackend
 from ..build.build import BuildRequest, build
 from ..build.builder import BuildOptions, Progress
-from ..cuda.device import load_driver
 from ..engine.plans import PlanRecord
 from ..engine.reader import EngineFile
 from ..errors import PspError
-from ..hardware.choose import Machine, choose
+from ..hardware.choose import Hardware, choose
 from .info import PLAN_FIGURES, in_words
 
 Batch = click.IntRange(min=1, max=4096)
@@ -25,16 +25,12 @@ File = click.Path(path_type=Path)
 @click.command("build")
 @click.argument("engine", type=File)
 @click.option("--min-batch", type=Batch, default=1, show_default=True, help="Smallest batch.")
-@click.option("--opt-batch", type=Batch, default=1, show_default=True, help="The batch to be fastest at.")
+@click.option("--opt-batch", type=Batch, default=1, show_default=True, help="The batch to optimize for.")
 @click.option("--max-batch", type=Batch, default=4, show_default=True, help="Largest batch.")
 @click.option("--workspace", type=click.IntRange(min=1), metavar="MIB", help="Memory limit. Default: none.")
 @click.option("--timing-cache", type=File, metavar="FILE", help="Makes the next build faster.")
 @click.option("--version-compatible", is_flag=True, help="Also for later versions of this major TensorRT.")
 @click.option("--hardware-compatible", is_flag=True, help="Also for other GPUs, Ampere or newer; slower.")
-@click.option("--rtx", is_flag=True, help="Build with TensorRT for RTX.")
-@click.option(
-    "--compute-capability", multiple=True, metavar="8.9", help="With --rtx: needs no GPU. May be repeated."
-)
 @click.option("-o", "--output", type=File, help="Write another engine instead of adding to this one.")
 @click.option("--strip-onnx", is_flag=True, help="Leave the portable graphs out; needs --output.")
 @click.option("--export-plan", type=File, metavar="DIR", help="Also write the plans there, for trtexec.")
@@ -48,35 +44,29 @@ def build_command(
     timing_cache: Path | None,
     version_compatible: bool,
     hardware_compatible: bool,
-    rtx: bool,
-    compute_capability: tuple[str, ...],
     output: Path | None,
     strip_onnx: bool,
     export_plan: Path | None,
 ) -> None:
     """Add TensorRT plans for this machine's GPU to ENGINE.
 
-    They are compared with the portable graphs before they are written. Not yet run on a GPU. Choose among
-    several GPUs with CUDA_VISIBLE_DEVICES.
+    They are compared with the portable graphs before they are written. Choose among several GPUs with
+    CUDA_VISIBLE_DEVICES.
     """
     if not min_batch <= opt_batch <= max_batch:
         raise click.UsageError(
             f"--min-batch {min_batch}, --opt-batch {opt_batch}, --max-batch {max_batch}; "
             "expected them in ascending order"
         )
-    if compute_capability and not rtx:
-        raise click.UsageError("--compute-capability needs --rtx; TensorRT builds for the GPU that is here")
     options = BuildOptions(
         batches=(min_batch, opt_batch, max_batch),
         workspace_mib=workspace,
         version_compatible=version_compatible,
         hardware_compatible=hardware_compatible,
-        compute_capabilities=compute_capability,
     )
     request = BuildRequest(
         engine=engine,
         options=options,
-        rtx=rtx,
         output=output,
         strip_onnx=strip_onnx,
         export_folder=export_plan,
@@ -86,12 +76,12 @@ def build_command(
 
 
 def build_and_tell(request: BuildRequest) -> PlanRecord:
-    """Build, compare the plans with the portable graphs where both run here, and say what was made."""
-    problem = comparison_obstacle(request)
+    """Build, compare the plans with the portable graphs if both run here, and print what was made."""
+    problem = _comparison_obstacle()
     record = build(
         request,
         open_plans=None if problem else TensorRtBackend.open_files,
-        open_portable=None if problem else open_on_cpu,
+        open_portable=None if problem else _open_on_cpu,
         report=lambda step: click.echo(f"... {step}"),
         progress=_bar(),
     )
@@ -104,21 +94,18 @@ def build_and_tell(request: BuildRequest) -> PlanRecord:
     return record
 
 
-def comparison_obstacle(request: BuildRequest) -> str:
+def _comparison_obstacle() -> str:
     """Return why plans cannot be compared with the portable graphs here; empty if they can."""
-    if request.rtx:
-        return "psp_rt runs no plans of TensorRT for RTX"
+    hardware = Hardware()
     try:
-        load_driver()
-        choose(Machine(), device="cpu")
+        choose(hardware, device="cpu")
     except PspError as error:
         return str(error)
-    return ""
+    return hardware.tensorrt(0).problem
 
 
-def open_on_cpu(engine: EngineFile) -> Backend:
-    """Open the portable graphs of an engine."""
-    return open_backend(engine, choose(Machine(), device="cpu"))
+def _open_on_cpu(engine: EngineFile) -> Backend:
+    return open_backend(engine, choose(Hardware(), device="cpu"))
 
 
 def _bar() -> Progress | None:

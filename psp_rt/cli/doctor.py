@@ -12,7 +12,7 @@ from .. import __version__
 from ..cuda.device import INSTALL_BINDINGS
 from ..engine.plans import obstacle, records
 from ..engine.reader import EngineFile
-from ..hardware.choose import Machine
+from ..hardware.choose import Hardware
 from ..hardware.openvino import INSTALL_OPENVINO, OpenVinoState
 from ..hardware.probe import CUDA_PROVIDER, INSTALL_CUDA, default_threads
 from ..translator import Translator
@@ -23,7 +23,7 @@ PACKAGES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "openvino", "te
 
 def report(engine: Path | None) -> Iterator[str]:
     """Yield the report's lines."""
-    machine, installed = Machine(), installed_packages()
+    machine, installed = Hardware(), installed_packages()
     yield _line("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}")
     yield _line("psp_rt", __version__)
     for name in PACKAGES:
@@ -54,7 +54,7 @@ def installed_packages(names: Iterable[str] = PACKAGES) -> dict[str, str]:
     return found
 
 
-def faults(machine: Machine, installed: dict[str, str]) -> list[str]:
+def faults(machine: Hardware, installed: dict[str, str]) -> list[str]:
     """Return what is wrong or missing, each with the command that mends it."""
     found = []
     if machine.providers is None and machine.driver.gpus:
@@ -67,7 +67,7 @@ def faults(machine: Machine, installed: dict[str, str]) -> list[str]:
         found.append(f"there is a GPU, but ONNX Runtime has no CUDA provider: {INSTALL_CUDA}")
     if machine.driver.gpus and "tensorrt" in installed and "cuda-bindings" not in installed:
         found.append(f"TensorRT runs plans only with cuda-bindings: {INSTALL_BINDINGS}")
-    if machine.openvino.problem and machine.measured_openvino:
+    if machine.openvino.problem and machine.openvino_is_faster:
         found.append(f"{machine.openvino.problem}: models on the CPU would run faster")
     return found
 
@@ -78,7 +78,7 @@ def _bf16(openvino: OpenVinoState) -> str:
     return "yes, precision='bf16'" if "BF16" in openvino.capabilities else "not in this processor"
 
 
-def _plans(engine: Path, machine: Machine) -> Iterator[str]:
+def _plans(engine: Path, machine: Hardware) -> Iterator[str]:
     """Say of each plan of an engine whether the first GPU can run it."""
     with EngineFile.open(engine, needs_graphs=False) as file:
         for target, record in records(file).items():

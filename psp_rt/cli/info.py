@@ -8,7 +8,7 @@ from ..engine.manifest import Manifest
 from ..engine.plans import PlanRecord, records
 from ..engine.reader import EngineFile
 from ..errors import PspError
-from ..hardware.choose import Machine, choose
+from ..hardware.choose import Hardware, choose
 
 FIGURES = {  # of the manifest's parity: how people read it, and its unit
     "codes_relative_error": ("codes, FP32", "{:.1e} of their range"),
@@ -32,7 +32,7 @@ def described(file: EngineFile) -> Iterator[str]:
     manifest, plans = file.manifest, records(file)
     groups = {
         "Model": _model(manifest),
-        "On this machine": {"auto takes": runs_on(Machine(), file)},
+        "On this machine": {"auto takes": runs_on(Hardware(), file)},
         "Against PyTorch": in_words(manifest.parity),
         "Made from": dict(manifest.provenance),
         "Members": {name: _megabytes(member.size) for name, member in manifest.members.items()},
@@ -46,7 +46,7 @@ def described(file: EngineFile) -> Iterator[str]:
             yield f"  {name:24} {value}"
 
 
-def runs_on(machine: Machine, file: EngineFile | None = None) -> str:
+def runs_on(machine: Hardware, file: EngineFile | None = None) -> str:
     """Return what a Translator takes by itself here, and why; without a file, for any that has no plan."""
     try:
         choice = choose(machine, engine=file)

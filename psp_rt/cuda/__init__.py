@@ -1,1 +1,2 @@
-"""CUDA devices, streams and the arrays of other libraries."""
+"""A thin layer over NVIDIA's cuda-bindings and cuda-core: the GPU's context, captured graphs, other
+libraries' arrays."""

@@ -1,178 +1,327 @@
-"""Pictures in the memory of a GPU, which other libraries take without a copy."""
+"""Pictures in GPU memory: arrays of other libraries are used in place, and the result is an array of the same
+library.
+
+cuda-core reads DLPack and ``__cuda_array_interface__`` and makes our stream wait for the array's own stream.
+What an array claims is checked before a kernel uses it, since a wrong address would end all work on the GPU.
+"""
 
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+import sys
+from collections.abc import Mapping
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
-from ..images import Pixels
-from . import dlpack
-from .device import CudaDevice
-from .gpu_memory import GpuMemory
-from .stream_forms import LEGACY_DEFAULT, PER_THREAD_DEFAULT, stream_number
-from .work import Event, Resources, Stream
+from ..engine.manifest import Manifest
+from ..errors import BackendError, DeviceError, InputError
+from .device import INSTALL_BINDINGS, CudaDevice, Resources
+
+LEGACY_DEFAULT = 1  # CU_STREAM_LEGACY, cuda.h: the default stream
+SHARE_CONTEXT = (
+    "psp_rt works in the primary context of the translator's GPU: with pycuda, import pycuda.autoprimaryctx "
+    "instead of pycuda.autoinit"
+)
 
 
 class DeviceArray:
-    """A uint8 array in the memory of a GPU, such as :meth:`Translator.run` gives for an array there.
+    """A uint8 array in GPU memory that is known by its address, for example from a C++ host.
 
-    PyTorch (``torch.from_dlpack``), CuPy (``cupy.from_dlpack``), Numba and others take it without a copy. It
-    and they share the memory, which is freed when the last of them is gone; that of a result with ``stream``
-    in the order of that stream's work. It has not run on a GPU yet.
-
-    Example:
-        >>> picture = translator.run(frame_on_gpu)
-        >>> torch.from_dlpack(picture).shape
-        torch.Size([1024, 1024, 3])
+    `Translator.run` takes it as ``images`` and as ``out``; other libraries read its
+    ``__cuda_array_interface__``.
     """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(
-        self, address: int, shape: tuple[int, ...], *, index: int, owner: Any, stream: int | None
-    ) -> None:
-        """Use `from_pointer`, or what `Translator.run` gives."""
-        self.pointer, self.shape, self._index, self._owner = address, shape, index, owner
-        self._stream = stream  # in which the content is made; None where it is there already
+    def __init__(self, pointer: int, shape: tuple[int, ...], *, owner: Any, stream: int) -> None:
+        """Use `from_pointer`, which checks the values."""
+        self.pointer, self.shape, self._owner, self._stream = pointer, shape, owner, stream
 
     @classmethod
     def from_pointer(
-        cls,
-        address: int,
-        shape: tuple[int, ...],
-        *,
-        device: int | str = 0,
-        owner: Any = None,
-        stream: Any = LEGACY_DEFAULT,
+        cls, address: int, shape: tuple[int, ...], *, owner: Any = None, stream: Any = LEGACY_DEFAULT
     ) -> DeviceArray:
-        """Return an array over memory of the caller's, for example of a C++ host.
+        """Return an array over memory that belongs to someone else.
 
         Args:
-            address: On the GPU, of bytes without gaps.
-            shape: Of uint8, for example (256, 256, 3).
-            device: The GPU: a number, or "cuda:N".
-            owner: What keeps the memory; kept as long as the array. None where the caller sees to it.
-            stream: In which the content is made or used: a handle, or a stream as for `Translator.run`.
+            address: GPU address of contiguous bytes.
+            shape: The shape, for example (256, 256, 3).
+            owner: An object to keep alive as long as the array; None if the caller keeps the memory.
+            stream: The stream that writes the content: a handle, or a stream object as in `Translator.run`.
 
         Raises:
-            InputError: A value means nothing.
+            InputError: A value is invalid.
         """
         if isinstance(address, bool) or not isinstance(address, int) or address < 1:
             raise InputError(f"the address is {address!r}; expected an int, such as tensor.data_ptr() gives")
         sizes = tuple(shape)
         if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
-            raise InputError(f"the shape is {shape!r}; expected sizes from 1 up, such as (256, 256, 3)")
-        return cls(address, sizes, index=_index(device), owner=owner, stream=stream_number(stream))
-
-    @property
-    def device(self) -> str:
-        """Return "cuda:N"."""
-        return f"cuda:{self._index}"
-
-    @property
-    def ndim(self) -> int:
-        """Return the number of dimensions."""
-        return len(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Return its size in bytes."""
-        return math.prod(self.shape)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __repr__(self) -> str:
-        return f"<DeviceArray uint8 {list(self.shape)} on {self.device}>"
+            raise InputError(f"the shape is {shape!r}; expected positive sizes, such as (256, 256, 3)")
+        return cls(address, sizes, owner=owner, stream=stream_handle(stream))
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        """Return version 3 of Numba's protocol; its ``stream`` is the one to wait for."""
-        self._lend(None)
         return {
             "shape": self.shape,
             "typestr": "|u1",
             "data": (self.pointer, False),
-            "strides": None,
-            "stream": None if self._finished() else self._stream,
+            "stream": self._stream,
             "version": 3,
         }
 
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return dlpack.CUDA, self._index
+    def __repr__(self) -> str:
+        return f"<DeviceArray uint8 {list(self.shape)} at {self.pointer:#x}>"
 
-    def __dlpack__(
-        self,
-        *,
-        stream: Any = None,
-        max_version: tuple[int, int] | None = None,
-        dl_device: tuple[int, int] | None = None,
-        copy: bool | None = None,
-    ) -> Any:
-        """Return a capsule; ``stream``, the consumer's, goes on once the content is there."""
-        if copy or (dl_device is not None and tuple(dl_device) != self.__dlpack_device__()):
-            raise BufferError("a DeviceArray is lent where it is; for a copy on the host use to_host()")
-        if stream == -1:
-            self._lend(None)
-        else:
-            self._let_wait(LEGACY_DEFAULT if stream is None else stream_number(stream))
-        versioned = max_version is not None and max_version[0] >= 1
-        return dlpack.lend(
-            self.pointer, self.shape, device_index=self._index, owner=self._owner, versioned=versioned
+
+@dataclass(frozen=True, kw_only=True)
+class GpuPictures:
+    """The pictures of one call and the memory for their results, in order for one stream."""
+
+    source: int  # address of the images
+    count: int
+    target: int  # address of the results
+    result: Any  # what the caller gets
+    views: tuple[Any, ...]  # keep the memory until the GPU has finished
+
+
+class GpuArrays:
+    """Takes arrays on one GPU, whose context is current. Checked addresses and streams are remembered."""
+
+    def __init__(self, device: CudaDevice) -> None:
+        self._device = device
+        self._checked_streams: set[int] = set()
+        self._checked_addresses: set[int] = set()
+
+    def stream(self, given: Any) -> int:
+        """Return the handle of the caller's stream.
+
+        Raises:
+            InputError: It is not a stream of this context, or a graph is being captured in it.
+        """
+        stream = stream_handle(given)
+        self._check_stream(stream, "stream")
+        if int(self._device.call("cuStreamIsCapturing", stream)) != 0:
+            raise InputError(
+                "stream is being captured; run() launches a graph of its own, so call it outside of the "
+                "capture"
+            )
+        return stream
+
+    def take(
+        self, images: Any, out: Any, *, manifest: Manifest, styles: int | None, stream: int, shared: bool
+    ) -> GpuPictures:
+        """Return pictures and memory for the results, both ready for later work in a stream.
+
+        Args:
+            images: The pictures.
+            out: The caller's memory for results; None for a new array of the library of ``images``.
+            manifest: Of the model.
+            styles: The size of the results' style axis; None if they have none.
+            stream: The handle.
+            shared: The stream is the caller's, and not our own.
+
+        Raises:
+            InputError: An array is not on this GPU, not uint8, not contiguous, or of another shape.
+        """
+        if not shared:  # an array without a stream of its own belongs to the default stream
+            self._wait_for_default(stream, images, out)
+        count, single = _count(_shape(images), manifest)
+        size = (manifest.output.height, manifest.output.width, 3)
+        shape = (*(() if single else (count,)), *(() if styles is None else (styles,)), *size)
+        # The new memory comes first: the library's allocator orders it in the library's own stream, and our
+        # stream is ordered after that one when the images are taken.
+        result = _new_like(images, shape, stream if shared else None) if out is None else out
+        source = self._view(images, "the picture", stream)
+        target = self._view(result, "out", stream)
+        if tuple(target.shape) != shape:
+            raise InputError(f"out must be a uint8 array {list(shape)}, got {list(target.shape)}")
+        if target.readonly:
+            raise InputError("out is read-only; pass a writable array")
+        ends_before = target.ptr + math.prod(shape) <= source.ptr
+        if not ends_before and target.ptr < source.ptr + math.prod(source.shape):
+            raise InputError("out shares memory with the picture; pass memory of its own")
+        return GpuPictures(
+            source=source.ptr,
+            count=count,
+            target=target.ptr,
+            result=result,
+            views=(source, target, images, result),
         )
 
-    def to_host(self) -> Pixels:
-        """Return a copy as a NumPy array, once the content is there."""
-        host = np.empty(self.shape, np.uint8)
-        with _visiting(self._index) as (device, made):
-            self._ready(device, made).synchronize()
-            device.call("cuMemcpyDtoH", host.ctypes.data, self.pointer, host.nbytes)
-        return host
+    def _view(self, array: Any, what: str, stream: int) -> Any:
+        """Return cuda-core's view of a uint8 array whose content is ready for later work in a stream."""
+        given = array
+        if hasattr(type(array), "__dlpack_device__"):
+            self._check_index(int(array.__dlpack_device__()[1]), what)  # before its library enqueues anything
+        else:
+            interface = getattr(array, "__cuda_array_interface__", None)
+            if not isinstance(interface, Mapping) or interface.get("version", 0) < 2 or interface.get("mask"):
+                raise InputError(
+                    f"{what} is {type(array).__name__}; expected a uint8 array on {self._device.name} with "
+                    "DLPack, or with version 2 or 3 of __cuda_array_interface__ and without a mask"
+                )
+            self._check_address(int(interface["data"][0]), what)
+            if interface.get("stream"):
+                self._check_stream(int(interface["stream"]), f"the stream that {what} names")
+            # Version 2 has no stream, and cuda-core reads version 3 only.
+            given = SimpleNamespace(__cuda_array_interface__={**interface, "version": 3})
+        view_class = _strided_memory_view()
+        try:
+            view = view_class.from_any_interface(given, stream_ptr=stream)
+        except (BufferError, RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+            raise InputError(
+                f"{what} cannot be read through DLPack or CUDA Array Interface: {error}"
+            ) from error
+        except Exception as error:  # cuda-core's own class
+            raise BackendError(f"{what} cannot be read on {self._device.name}: {error}") from error
+        if view.dtype != np.uint8:
+            raise InputError(
+                f"{what} has dtype {view.dtype}; expected uint8 from 0 to 255, as NumPy pictures have"
+            )
+        _check_contiguous(tuple(view.shape), view.strides, what)
+        self._check_address(view.ptr, what)
+        return view
 
-    def _finished(self) -> bool:
-        """Return whether the content is known to be there: its stream may be gone by then."""
-        if self._stream is None or not isinstance(self._owner, GpuMemory):
-            return self._stream is None
-        with _visiting(self._index):
-            return self._owner.ready.passed()
+    def _wait_for_default(self, stream: int, *arrays: Any) -> None:
+        if all(array is None or hasattr(type(array), "__dlpack__") for array in arrays):
+            return
+        with closing(Resources(self._device)) as made:
+            event = made.event()
+            self._device.call("cuEventRecord", event, LEGACY_DEFAULT)
+            self._device.call("cuStreamWaitEvent", stream, event, 0)
 
-    def _lend(self, consumer: int | None) -> None:
-        if isinstance(self._owner, GpuMemory):
-            self._owner.lend(consumer)
+    def _check_stream(self, stream: int, what: str) -> None:
+        if stream in self._checked_streams:
+            return
+        try:
+            context = self._device.call("cuStreamGetCtx", stream)
+        except BackendError as error:
+            raise InputError(f"{what} cannot be used: {error}") from error
+        if not self._device.owns(context):
+            raise InputError(f"{what} belongs to another CUDA context; {SHARE_CONTEXT}")
+        self._checked_streams.add(stream)
 
-    def _let_wait(self, consumer: int) -> None:
-        self._lend(consumer)
-        if self._stream is None or (self._stream == consumer != PER_THREAD_DEFAULT):
-            return  # the latter is another stream in each thread
-        with _visiting(self._index) as (device, made):
-            Stream(device, consumer).wait(self._ready(device, made))
+    def _check_address(self, address: int, what: str) -> None:
+        if address in self._checked_addresses:
+            return
+        call, attributes = self._device.call, self._device.driver.CUpointer_attribute
+        try:
+            index = call("cuPointerGetAttribute", attributes.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address)
+        except BackendError as error:
+            raise InputError(f"{what} is at {address:#x}, which is not GPU memory ({error})") from error
+        self._check_index(int(index), what)
+        try:
+            context = call("cuPointerGetAttribute", attributes.CU_POINTER_ATTRIBUTE_CONTEXT, address)
+        except BackendError:  # memory of pools and of virtual addresses belongs to no context
+            context = None
+        if context is not None and int(context) and not self._device.owns(context):
+            raise InputError(f"{what} is memory of another CUDA context; {SHARE_CONTEXT}")
+        if len(self._checked_addresses) >= 1024:
+            self._checked_addresses.clear()
+        self._checked_addresses.add(address)
 
-    def _ready(self, device: CudaDevice, made: Resources) -> Event:
-        """Return the point after which the content is there."""
-        if isinstance(self._owner, GpuMemory):
-            return self._owner.ready
-        event = made.event()
-        if self._stream is not None:
-            event.record(Stream(device, self._stream))
-        return event
+    def _check_index(self, index: int, what: str) -> None:
+        if index != self._device.index:
+            raise InputError(
+                f"{what} is on cuda:{index} and this translator on {self._device.name}; move one of them: "
+                f"tensor.to({self._device.name!r}), or Translator(..., device='cuda:{index}')"
+            )
 
 
-@contextmanager
-def _visiting(index: int) -> Iterator[tuple[CudaDevice, Resources]]:
-    """Use a GPU's context for some calls, with what they make."""
-    device = CudaDevice(index)
-    with closing(device), device.current(), closing(Resources(device)) as made:
-        yield device, made
+def stream_handle(stream: Any) -> int:
+    """Return the handle of a stream; 0 becomes 1, the legacy default stream.
+
+    Args:
+        stream: The handle as an int; or an object with ``__cuda_stream__`` (cuda.core and others),
+            ``cuda_stream`` (PyTorch), ``ptr`` (CuPy) or ``handle`` (pycuda, Numba).
+
+    Raises:
+        InputError: It is none of these.
+    """
+    handle: Any = None if isinstance(stream, bool) else stream
+    protocol = getattr(stream, "__cuda_stream__", None)
+    if protocol is not None:
+        handle = (protocol() if callable(protocol) else protocol)[1]  # a property in early drafts
+    elif not isinstance(stream, int):
+        found = [getattr(stream, name, None) for name in ("cuda_stream", "ptr", "handle")]
+        handle = next((value for value in found if value is not None and not callable(value)), None)
+    if hasattr(handle, "value"):  # a ctypes pointer, as Numba has it; None is the default stream
+        handle = handle.value or 0
+    try:
+        number = -1 if handle is None else int(handle)
+    except (TypeError, ValueError):
+        number = -1
+    if number < 0:
+        raise InputError(
+            f"stream is {stream!r:.80}; expected the handle of a CUDA stream as an int, or a stream of "
+            "PyTorch, CuPy, pycuda or cuda.core"
+        )
+    return number or LEGACY_DEFAULT
 
 
-def _index(device: Any) -> int:
-    name = device if isinstance(device, str) else f"cuda:{device}"
-    kind, _, number = name.partition(":")
-    if isinstance(device, bool) or kind != "cuda" or not (number or "0").isdecimal():
-        raise InputError(f"device is {device!r}; expected a GPU's number, or 'cuda:N'")
-    return int(number or 0)
+def _strided_memory_view() -> Any:
+    try:
+        return importlib.import_module("cuda.core.utils").StridedMemoryView
+    except ImportError as error:
+        raise DeviceError(
+            f"arrays on a GPU need NVIDIA's cuda-core ({error}); install it with: {INSTALL_BINDINGS}"
+        ) from error
+
+
+def _new_like(array: Any, shape: tuple[int, ...], stream: int | None) -> Any:
+    """Return a new uint8 array in the library of another one, for use in a stream; None for its current
+    stream."""
+    handle = 0 if stream == LEGACY_DEFAULT else stream  # as both libraries name the default stream
+    if hasattr(array, "new_empty"):
+        cuda = sys.modules["torch"].cuda
+        outside = None if handle is None else cuda.ExternalStream(handle, device=array.device)
+        with nullcontext() if outside is None else cuda.stream(outside):
+            return array.new_empty(shape)
+    if type(array).__module__.partition(".")[0] == "cupy":
+        cupy = sys.modules["cupy"]
+        with nullcontext() if handle is None else cupy.cuda.ExternalStream(handle):
+            return cupy.empty(shape, np.uint8)
+    raise InputError(
+        f"results are made for PyTorch and CuPy only, and the picture is {type(array).__name__}; pass "
+        f"out=, a uint8 array {list(shape)} on the same GPU"
+    )
+
+
+def _shape(array: Any) -> tuple[int, ...]:
+    shape = getattr(array, "shape", None)
+    return tuple(array.__cuda_array_interface__["shape"] if shape is None else shape)
+
+
+def _count(shape: tuple[int, ...], manifest: Manifest) -> tuple[int, bool]:
+    """Return the number of pictures, and whether it is a single one instead of a batch."""
+    spec = manifest.input
+    assert spec is not None
+    forms: list[tuple[int, ...]] = [(spec.height, spec.width, spec.channels)]
+    if spec.channels == 1:
+        forms.append((spec.height, spec.width))
+    if shape in forms:
+        return 1, True
+    if shape[1:] in forms and shape[0] > 0:
+        return shape[0], False
+    expected = " or ".join(f"{list(form)}, [N, {', '.join(map(str, form))}]" for form in forms)
+    raise InputError(
+        f"the picture on the GPU has shape {list(shape)}; expected {expected}: there, nothing is resized or "
+        "converted. Resize it first (torchvision, CuPy, cv2.cuda), or pass a NumPy array"
+    )
+
+
+def _check_contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None, what: str) -> None:
+    expected = tuple(math.prod(shape[at + 1 :]) for at in range(len(shape)))
+    if strides is None or all(
+        size == 1 or found == wanted for size, found, wanted in zip(shape, strides, expected, strict=True)
+    ):
+        return
+    raise InputError(
+        f"{what} has the strides {list(strides)}; expected {list(expected)}: make it contiguous, with "
+        "tensor.contiguous() in PyTorch, cupy.ascontiguousarray(array) in CuPy"
+    )

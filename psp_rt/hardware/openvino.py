@@ -1,4 +1,4 @@
-"""Load OpenVINO, and say what it can do here."""
+"""Load OpenVINO, and tell what it can do on this processor."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from functools import lru_cache
 from typing import Any
 
 INSTALL_OPENVINO = "pip install 'psp_rt[openvino]'"
-MEND_OPENVINO = "pip install --force-reinstall 'psp_rt[openvino]'"
+REINSTALL_OPENVINO = "pip install --force-reinstall 'psp_rt[openvino]'"
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenVinoState:
-    """What OpenVINO says of itself: its version and what its CPU plugin computes in, or the problem."""
+    """OpenVINO's version and the types that its CPU plugin computes in, or the problem with it."""
 
     version: str = ""
     capabilities: tuple[str, ...] = ()
@@ -22,26 +22,25 @@ class OpenVinoState:
 
 
 def probe_openvino() -> OpenVinoState:
-    """Ask OpenVINO what it can do on this processor; never raises."""
+    """Return what OpenVINO can do on this processor; never raises."""
     if importlib.util.find_spec("openvino") is None:
         return OpenVinoState(problem=f"OpenVINO is not installed; install it with: {INSTALL_OPENVINO}")
     try:
         version = load_openvino().__version__.partition("-")[0]
         capabilities = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    except Exception as error:  # a library that does not fit the system fails in its own way
+    except Exception as error:  # a library that does not match the system fails in its own way
         return OpenVinoState(
-            problem=f"OpenVINO is installed but cannot be loaded ({error}); mend it with: {MEND_OPENVINO}"
+            problem=f"OpenVINO is installed but cannot be loaded ({error}); fix it with: {REINSTALL_OPENVINO}"
         )
     return OpenVinoState(version=version, capabilities=tuple(capabilities))
 
 
 @lru_cache(maxsize=1)
 def load_openvino() -> Any:
-    """Import OpenVINO, without letting it tell its makers so.
+    """Import OpenVINO with its telemetry disabled.
 
-    Its package sends a message over the network at every import, unless ``openvino_telemetry`` is
-    missing: then it takes its own empty stand-in. Where the program has imported OpenVINO before, it
-    has made its own choice.
+    Its package sends a message over the network at every import, unless ``openvino_telemetry`` is missing. If
+    the program has imported that package before, it has made its own choice.
     """
     hidden = "openvino_telemetry" not in sys.modules
     if hidden:
@@ -50,11 +49,11 @@ def load_openvino() -> Any:
         import openvino
     finally:
         if hidden:
-            sys.modules.pop("openvino_telemetry", None)  # another thread may have been here
+            sys.modules.pop("openvino_telemetry", None)  # another thread may have removed it
     return openvino
 
 
 @lru_cache(maxsize=1)
 def openvino_core() -> Any:
-    """Return the one Core of this process: each would load the CPU plugin again."""
+    """Return the only Core of this process, since each one loads the CPU plugin again."""
     return load_openvino().Core()

@@ -1,7 +1,7 @@
-"""What this machine has to run models on.
+"""Find out what this machine can run models on.
 
-The NVIDIA driver is asked first, through its own library: without one, creating a session or a
-TensorRT runtime on a GPU fails late, in silence, or takes the process with it.
+The NVIDIA driver is asked first, through its own library: without a driver, creating a session on a GPU fails
+late or silently, and TensorRT crashes the process.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from ..errors import DeviceError, InputError
 INSTALL_CPU = "pip install 'psp_rt[cpu]'"
 INSTALL_CUDA = "pip uninstall -y onnxruntime && pip install --force-reinstall 'psp_rt[cuda]'"
 CUDA_PROVIDER = "CUDAExecutionProvider"
-MOST_THREADS = 1024  # a runtime starts them all at once, and hangs at a million
+DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+IS_STUB = 34  # CUDA_ERROR_STUB_LIBRARY, cuda.h
+MAX_THREADS = 1024  # a runtime starts them all at once, and hangs at a million
 
 
 @dataclass(frozen=True, kw_only=True)
 class Driver:
-    """What NVIDIA's driver says: its GPUs, or the problem that hides them."""
+    """NVIDIA's driver: its GPUs, or why there are none."""
 
     gpus: tuple[str, ...] = ()
     cuda_version: str = ""
@@ -33,10 +35,12 @@ class Driver:
 def probe_driver() -> Driver:
     """Ask NVIDIA's driver which GPUs there are; never raises."""
     try:
-        cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        cuda = ctypes.CDLL(DRIVER_LIBRARY)
     except OSError:
         return Driver(problem="no NVIDIA driver found")
     status = cuda.cuInit(0)
+    if status == IS_STUB:
+        return Driver(problem="no NVIDIA driver found (libcuda is the stub library of the CUDA toolkit)")
     count, version = ctypes.c_int(0), ctypes.c_int(0)
     if status == 0:
         status = cuda.cuDeviceGetCount(ctypes.byref(count))
@@ -59,8 +63,8 @@ def _gpu_name(cuda: ctypes.CDLL, index: int) -> str:
 
 
 def compute_capability(index: int = 0) -> str:
-    """Return a GPU's compute capability, as "9.0"; the driver must have been probed."""
-    cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    """Return a GPU's compute capability, such as "9.0"; `probe_driver` must have found it."""
+    cuda = ctypes.CDLL(DRIVER_LIBRARY)
     device, parts = ctypes.c_int(0), []
     status = cuda.cuDeviceGet(ctypes.byref(device), index)
     for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR, cuda.h
@@ -73,28 +77,30 @@ def compute_capability(index: int = 0) -> str:
 
 
 def onnxruntime_providers() -> tuple[str, ...] | None:
-    """Return what ONNX Runtime can run on, or None where it is not installed."""
+    """Return the providers of ONNX Runtime, or None if it is not installed."""
     if importlib.util.find_spec("onnxruntime") is None:
         return None
     import onnxruntime
 
-    if not hasattr(onnxruntime, "get_available_providers"):  # what is left after removing one of two packages
+    if not hasattr(
+        onnxruntime, "get_available_providers"
+    ):  # an empty package, left by uninstalling one of two
         return None
     return tuple(onnxruntime.get_available_providers())
 
 
 def check_threads(threads: int | None) -> None:
-    """Refuse a number of threads that is none, or that a runtime would hang on."""
-    if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS):
+    """Check that a number of threads is one that the runtimes can start."""
+    if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS):
         raise InputError(
-            f"threads is {threads!r}; expected 1 to {MOST_THREADS}, or None for one on each physical core"
+            f"threads is {threads!r}; expected 1 to {MAX_THREADS}, or None for one on each physical core"
         )
 
 
 def default_threads() -> int:
-    """Return the number of physical cores that this process may use; 0 where that is unknown.
+    """Return the number of physical cores that this process may use; 0 if that is unknown.
 
-    A second thread on a core adds nothing to convolutions, which keep its arithmetic units busy alone.
+    A second thread on a core does not speed up convolutions: one keeps its arithmetic units busy.
     """
     if not hasattr(os, "sched_getaffinity"):
         return 0  # the runtimes then count the physical cores themselves

@@ -314,8 +314,9 @@ def test_the_help_of_the_export_names_the_command():
 
 @pytest.fixture(params=VERSIONS)
 def gpu(request, monkeypatch):
-    monkeypatch.setattr(plan_layers, "probe_driver", lambda: fake_gpu.DRIVER)
-    return fake_gpu.install(monkeypatch, request.param)
+    installed = fake_gpu.install(monkeypatch, request.param)
+    yield installed
+    installed.cuda.stop()
 
 
 def test_layers_of_a_plan_have_precision_tactic_and_time(gpu, tmp_path):
@@ -392,7 +393,7 @@ def test_without_a_gpu_plans_are_an_error_that_says_so(tmp_path, monkeypatch):
 
 
 def test_without_tensorrt_plans_are_an_error_that_says_how_to_install_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan_layers, "probe_driver", lambda: fake_gpu.DRIVER)
+    monkeypatch.setattr(plan_layers, "probe_driver", lambda: Driver(gpus=("NVIDIA H200",)))
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     done = inspect(SKETCH, "--tensorrt")
     assert done.exit_code == 1

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from export.parity import psnr_db
 from psp_rt import EngineFile, FormatError, Translator
 from psp_rt.backends.openvino import backend as openvino_backend
-from psp_rt.backends.openvino.layout import read_channels_last
+from psp_rt.backends.openvino.rewrites import read_channels_last
 from psp_rt.engine.graph import WeightsAsInputs
 from psp_rt.hardware.openvino import load_openvino, openvino_core, probe_openvino
 from tests.models import tiny_engine
@@ -140,11 +140,11 @@ def test_an_encoder_without_heads_stays_in_fp32(engine_paths):
         np.testing.assert_array_equal(close.encode(picture), exact.encode(picture))
 
 
-# The layout of the colour layers.
+# The layout of the color layers.
 
 
 def product_model(result_shape: list[int], *, flat: int = 6, transpose: bool = False):
-    """Return a model like a colour layer: weights [1, 3, 4] times a map [1, 4, 2, 3], and its weights."""
+    """Return a model like a color layer: weights [1, 3, 4] times a map [1, 4, 2, 3], and its weights."""
     openvino = load_openvino()
     ops = openvino.opset13
     weights = np.random.default_rng(0).normal(size=(1, 4, 3) if transpose else (1, 3, 4)).astype(np.float32)
@@ -158,7 +158,7 @@ def run(model, given):
     return openvino_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(given)[0]
 
 
-def test_a_colour_layer_reads_its_map_channels_last_and_gives_the_same():
+def test_a_color_layer_reads_its_map_channels_last_and_gives_the_same():
     model, given = product_model([1, 3, 2, 3]), np.random.default_rng(1).normal(size=(1, 4, 2, 3))
     expected = run(product_model([1, 3, 2, 3]), given.astype(np.float32))
     assert read_channels_last(model) == 1
@@ -172,14 +172,14 @@ def test_a_colour_layer_reads_its_map_channels_last_and_gives_the_same():
     [([1, 3, 3, 2], False), ([1, 18], False), ([3, 1, 2, 3], False), ([1, 3, 2, 3], True)],
     ids=["another form", "a row", "another batch", "turned weights"],
 )
-def test_what_is_no_colour_layer_stays_as_it_is(shape, transpose):
+def test_what_is_no_color_layer_stays_as_it_is(shape, transpose):
     model = product_model(shape, transpose=transpose)
     before = [node.get_friendly_name() for node in model.get_ordered_ops()]
     assert read_channels_last(model) == 0
     assert [node.get_friendly_name() for node in model.get_ordered_ops()] == before
 
 
-def test_every_colour_layer_of_the_demonstration_is_rewritten_and_its_pictures_stay(monkeypatch, picture):
+def test_every_color_layer_of_the_demonstration_is_rewritten_and_its_pictures_stay(monkeypatch, picture):
     found = []
     monkeypatch.setattr(openvino_backend, "read_channels_last", lambda m: found.append(read_channels_last(m)))
     with Translator(DEMONSTRATION, device="cpu", backend="openvino") as translator:

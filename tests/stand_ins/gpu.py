@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from psp_rt.build import build
-from psp_rt.build.builder import BuildOptions
+from psp_rt.build import BuildOptions, BuildRequest, build
 from psp_rt.hardware.probe import Driver
 from tests.models import tiny_engine
-from tests.stand_ins.cuda import FakeCuda
+from tests.stand_ins import driver
+from tests.stand_ins.driver import DriverStub
 from tests.stand_ins.tensorrt import FakeTensorRT
 
-DRIVER = Driver(gpus=("NVIDIA H200",), cuda_version="13.0")
+gc.freeze()  # so that the collections of `FakeGpu.left` look at a test's own objects only
+
+DRIVER = Driver(gpus=("NVIDIA H200",), cuda_version="13.0")  # what `probe_driver` finds on it
 TARGET = "nvidia-h200-sm90-tensorrt-10.13.3.9"
 
 
@@ -24,26 +26,26 @@ TARGET = "nvidia-h200-sm90-tensorrt-10.13.3.9"
 class FakeGpu:
     """What its driver and its TensorRT were told."""
 
-    cuda: FakeCuda
+    cuda: DriverStub
     trt: FakeTensorRT
 
     def left(self) -> list[str]:
         """Return what was made and is not released yet; a context in use is "context"."""
         gc.collect()
         alive = [type(thing).__name__ for thing in self.trt.alive]
-        assert self.cuda.faults == []
-        return sorted([*self.cuda.live.values(), *["context"] * self.cuda.retained, *alive])
+        assert self.cuda.faults == 0
+        return sorted([*self.cuda.live, *["context"] * self.cuda.retained, *alive])
 
 
 def install(monkeypatch: pytest.MonkeyPatch, version: str = "10.13.3.9", **settings: object) -> FakeGpu:
-    """Make psp_rt believe that it runs on a machine with an H200."""
-    cuda = FakeCuda()
+    """Make this process find an H200, its driver and TensorRT; `DriverStub.stop` ends that."""
+    pytest.importorskip("cuda.bindings.driver", reason="needs cuda-bindings: pip install cuda-bindings")
+    pytest.importorskip("cuda.core", reason="needs cuda-core: pip install cuda-core")
+    if problem := driver.obstacle():
+        pytest.skip(problem)
+    cuda = DriverStub()
     trt = FakeTensorRT(version, cuda=cuda, **settings)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", cuda)
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    monkeypatch.setattr("psp_rt.build.build.probe_driver", lambda: DRIVER)
-    monkeypatch.setattr("psp_rt.hardware.choose.probe_driver", lambda: DRIVER)
-    monkeypatch.setattr("psp_rt.hardware.tensorrt.compute_capability", lambda index=0: "9.0")
     return FakeGpu(cuda, trt)
 
 
@@ -52,5 +54,5 @@ def engine_with_plans(
 ) -> Path:
     """Write a tiny engine with plans for the installed machine."""
     tiny_engine.build(path, kind)
-    build.build(build.BuildRequest(engine=path, options=BuildOptions(batches=batches)))
+    build(BuildRequest(engine=path, options=BuildOptions(batches=batches)))
     return path

@@ -1,51 +1,66 @@
-"""A stand-in for PyTorch or CuPy on the memory of a FakeCuda: its work waits in a stream of its own."""
+"""A stand-in for PyTorch or another library on the stand-in driver: its work waits in a stream of its own."""
 
 from __future__ import annotations
 
+import ctypes
+import sys
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
+from cuda.bindings import driver
+from cuda.core import Buffer
+from cuda.core.utils import StridedMemoryView
 
-from psp_rt.cuda import dlpack
-from tests.stand_ins.cuda import LEGACY_STREAM, PRIMARY, FakeCuda
+from tests.stand_ins.driver import LEGACY_STREAM, DriverStub
 
 
 class Library:
     """What makes arrays on the GPU, and reads them."""
 
-    def __init__(self, cuda: FakeCuda) -> None:
+    def __init__(self, cuda: DriverStub) -> None:
         self.cuda = cuda
-        cuda.retained += 1
-        self.stream = self._call("cuStreamCreate", 1)
+        self._context = self._checked(driver.cuDevicePrimaryCtxRetain(0))
+        self.stream = int(self._call("cuStreamCreate", 1))
+        self.current = self.stream  # what PyTorch calls the current stream
         self._memory: list[int] = []
+        self.allocated_in: list[int] = []  # the current streams of `new_empty`
 
     def array(self, pixels: np.ndarray, kind: type | None = None, **settings: Any) -> Any:
         """Return an array that holds the pixels once the stream's work so far is done."""
         content = np.ascontiguousarray(pixels)
-        address = self._call("cuMemAlloc", content.nbytes)
-        self._memory.append(address)
-        self.cuda.enqueue(self.stream, lambda: self._write(address, content))
-        return (kind or DlpackArray)(self, address, content.shape, **settings)
+        made = self.empty(*content.shape, kind=kind, **settings)
+        address: int = made.address
+        self.launch(lambda: self.write(address, content))
+        return made
 
     def empty(self, *shape: int, kind: type | None = None, **settings: Any) -> Any:
-        """Return an array of zeros."""
-        return self.array(np.zeros(shape, np.uint8), kind, **settings)
+        """Return an array of undefined content."""
+        address = int(self._call("cuMemAlloc", int(np.prod(shape))))
+        self._memory.append(address)
+        return (kind or DlpackArray)(self, address, shape, **settings)
+
+    def write(self, address: int, content: np.ndarray) -> None:
+        """Write to memory of the GPU, which must still be there; for use in the GPU's work."""
+        assert self.cuda.holds(address, content.nbytes)
+        ctypes.memmove(address, content.ctypes.data, content.nbytes)
+
+    def launch(self, function: Any, stream: int | None = None) -> None:
+        """Enqueue work of the library's."""
+        self._call_in_context(lambda: self.cuda.launch(self.current if stream is None else stream, function))
 
     def read(self, array: Any) -> np.ndarray:
-        """Return what an array holds for work in this library's stream."""
-        if isinstance(array, ForeignArray):
-            address, shape = array.address, array.shape
-        else:
-            self._capsule = array.__dlpack__(stream=self.stream)
-            lent = dlpack.read(self._capsule)
-            address, shape = lent.address, lent.shape
-        found = np.empty(shape, np.uint8)
-        self.cuda.enqueue(
-            self.stream,
-            lambda: self.cuda.copy(found.ctypes.data, address, found.nbytes, device=[address]),
-        )
+        """Return what an array of the library holds for work in its stream."""
         self.synchronize()
-        return found
+        return self.peek(array)
+
+    def peek(self, array: Any) -> np.ndarray:
+        """Return what an array holds at this moment, without waiting."""
+        size = int(np.prod(array.shape))
+        assert self.cuda.holds(array.address, size)
+        return np.frombuffer(ctypes.string_at(array.address, size), np.uint8).reshape(array.shape)
 
     def synchronize(self) -> None:
         """Wait for the stream."""
@@ -58,32 +73,50 @@ class Library:
 
     def close(self) -> None:
         """Release everything."""
-        self._capsule = None
         if not self.cuda.dead:
             self.synchronize()
             self._call("cuStreamSynchronize", LEGACY_STREAM)
         for address in self._memory:
             self._call("cuMemFree", address)
         self._call("cuStreamDestroy", self.stream)
-        self.cuda.retained -= 1
+        self._checked(driver.cuDevicePrimaryCtxRelease(0))
 
     def order(self, consumer: int) -> None:
         """Let a consumer's stream wait for this library's."""
-        event = self._call("cuEventCreate", 2)
-        self._call("cuEventRecord", event, self.stream)
-        self._call("cuStreamWaitEvent", consumer, event, 0)
-        self._call("cuEventDestroy", event)
+        if consumer != self.current:
+            event = self._call("cuEventCreate", 2)
+            self._call("cuEventRecord", event, self.current)
+            self._call("cuStreamWaitEvent", consumer, event, 0)
+            self._call("cuEventDestroy", event)
 
-    def _write(self, address: int, content: np.ndarray) -> int:
-        return self.cuda.copy(address, content.ctypes.data, content.nbytes, device=[address])
+    def as_torch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Stand in for the module of PyTorch, whose arrays have `new_empty`."""
+
+        @contextmanager
+        def stream(outside: SimpleNamespace) -> Any:
+            before, self.current = self.current, outside.handle or LEGACY_STREAM
+            yield
+            self.current = before
+
+        def external_stream(handle: int, *, device: Any) -> SimpleNamespace:
+            return SimpleNamespace(handle=handle)
+
+        cuda = SimpleNamespace(stream=stream, ExternalStream=external_stream)
+        monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        self.cuda._stack.append(PRIMARY)
+        return self._call_in_context(lambda: self._checked(getattr(driver, name)(*arguments), name))
+
+    def _call_in_context(self, function: Any) -> Any:
+        driver.cuCtxPushCurrent(self._context)
         try:
-            status, *values = getattr(self.cuda, name)(*arguments)
+            return function()
         finally:
-            self.cuda._stack.pop()
-        assert status == 0, f"{name} gave {status}"
+            driver.cuCtxPopCurrent()
+
+    def _checked(self, answer: tuple[Any, ...], name: str = "") -> Any:
+        status, *values = answer
+        assert int(status) == 0, f"{name} gave {status}"
         return values[0] if values else None
 
 
@@ -91,27 +124,29 @@ class ForeignArray:
     """Memory of the library."""
 
     def __init__(self, library: Library, address: int, shape: tuple[int, ...], **settings: Any) -> None:
-        self.library, self.address, self.shape, self.settings = library, address, shape, settings
+        self.library, self.address, self.shape, self.settings = library, address, tuple(shape), settings
 
 
 class DlpackArray(ForeignArray):
-    """What has DLPack, such as PyTorch's tensors."""
+    """What has DLPack; its ``device`` says nothing."""
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return 2, self.settings.get("index", 0)
 
-    def __dlpack__(self, *, stream: int, max_version: tuple[int, int] | None = None) -> Any:
+    def __dlpack__(self, *, stream: int, max_version: tuple[int, int] | None = None, **rest: Any) -> Any:
         assert stream > 0  # 0 is ambiguous, None means the default stream
         self.library.order(stream)
-        versioned = max_version is not None
-        capsule = dlpack.lend(
-            self.address,
+        dtype = np.dtype(self.settings.get("dtype", np.uint8))
+        buffer = Buffer.from_handle(self.address, int(np.prod(self.shape)) * dtype.itemsize, owner=self)
+        view = StridedMemoryView.from_buffer(
+            buffer,
             self.shape,
-            device_index=self.settings.get("index", 0),
-            owner=self,
-            versioned=versioned,
+            self.settings.get("strides"),
+            itemsize=dtype.itemsize,
+            dtype=dtype,
+            is_readonly=self.settings.get("read_only", False),
         )
-        return self.settings.get("change", lambda capsule: capsule)(capsule)
+        return view.__dlpack__(stream=-1, max_version=max_version)
 
 
 class OldDlpackArray(DlpackArray):
@@ -119,6 +154,17 @@ class OldDlpackArray(DlpackArray):
 
     def __dlpack__(self, *, stream: int) -> Any:  # type: ignore[override]
         return super().__dlpack__(stream=stream)
+
+
+class TorchArray(DlpackArray):
+    """What makes arrays of its own kind, as PyTorch's tensors do."""
+
+    device = "cuda:0"
+
+    def new_empty(self, shape: tuple[int, ...]) -> TorchArray:
+        self.library.allocated_in.append(self.library.current)
+        made: TorchArray = self.library.empty(*shape, kind=TorchArray)
+        return made
 
 
 class InterfaceArray(ForeignArray):
@@ -129,7 +175,8 @@ class InterfaceArray(ForeignArray):
         return {
             "shape": self.shape,
             "typestr": "|u1",
-            "data": (self.address, False),
-            "stream": self.library.stream,
-            "version": 3,
-        } | self.settings
+            "data": (self.address, self.settings.get("read_only", False)),
+            "strides": self.settings.get("strides"),
+            "stream": self.settings.get("stream", self.library.stream),
+            "version": self.settings.get("version", 3),
+        }

@@ -7,7 +7,7 @@ import weakref
 from types import SimpleNamespace
 from typing import Any
 
-from tests.stand_ins.cuda import FakeCuda
+from tests.stand_ins.driver import DriverStub
 from tests.stand_ins.tensorrt_runtime import Runtime
 
 
@@ -68,7 +68,9 @@ class FakeTensorRT:
     MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
     HardwareCompatibilityLevel = SimpleNamespace(AMPERE_PLUS="ampere+")
 
-    def __init__(self, version: str = "10.13.3.9", *, fails: str = "", cuda: FakeCuda | None = None) -> None:
+    def __init__(
+        self, version: str = "10.13.3.9", *, fails: str = "", cuda: DriverStub | None = None
+    ) -> None:
         self.__name__, self.__version__, self._fails = "tensorrt", version, fails
         strong = {"STRONGLY_TYPED": 1} if not version.startswith("8.") else {}
         self.NetworkDefinitionCreationFlag = SimpleNamespace(EXPLICIT_BATCH=0, **strong)
@@ -84,6 +86,7 @@ class FakeTensorRT:
         self.runtimes: list[Any] = []
         self.computed: list[tuple[str, int]] = []  # networks, and their batches
         self.refuses, self.faults, self.wrong_type, self.wrong_shape = "", False, "", ()
+        self.refuses_once = ""  # an execution context, for this reason
         self.networks: list[Network] = []
         self.configs: list[Any] = []
         self.parsed: list[tuple[bytes, str]] = []

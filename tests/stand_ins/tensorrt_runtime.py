@@ -1,4 +1,4 @@
-"""A stand-in for what runs TensorRT's plans, on the memory of a FakeCuda; it computes the tiny engine."""
+"""A stand-in for what runs TensorRT's plans, over the stand-in driver; it computes the tiny engine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from tests.models import tiny_engine
 from tests.models.tiny_engine import OUT_HEIGHT, OUT_WIDTH, D, L
-from tests.stand_ins.cuda import ILLEGAL_ADDRESS, FakeCuda
+from tests.stand_ins.driver import ILLEGAL_ADDRESS, DriverStub
 
 OUTPUTS = {
     "encoder": ("codes", (L, D)),
@@ -107,6 +107,10 @@ class Engine:
         return self._context()
 
     def _context(self) -> Context | None:
+        if self.trt.refuses_once:
+            reason, self.trt.refuses_once = self.trt.refuses_once, ""
+            self.runtime.logger.log(0, reason)
+            return None
         if self.trt.refuses == f"context {self.name}":
             self.runtime.logger.log(0, "out of persistent memory")
             return None
@@ -155,24 +159,31 @@ class Context:
             return False
         assert self.memory_size >= ACTIVATIONS[self.engine.name]
         addresses, batch = dict(self.addresses), self.batch
-        assert self.trt.cuda.enqueue(stream, lambda: self._compute(addresses, batch)) == (0,)
+        context, cuda = weakref.ref(self), self.trt.cuda
+
+        def compute() -> None:
+            alive = context()
+            if alive is None or not alive._compute(addresses, batch):
+                cuda.fail_with(ILLEGAL_ADDRESS)
+
+        if cuda.launch(stream, compute) != 0:
+            return False
         if self.profiler is not None:
             assert not capturing  # a profiler forbids it
             for ms, layer in enumerate(LAYERS, 1):
                 self.profiler.report_layer_time(layer["Name"], float(ms))
         return True
 
-    def _compute(self, addresses: dict[str, int], batch: int) -> int:
-        cuda: FakeCuda = self.trt.cuda
-        if self.trt.faults or not cuda.holds(self.device_memory, self.memory_size):
-            return ILLEGAL_ADDRESS
-        self.trt.computed.append((self.engine.name, batch))
+    def _compute(self, addresses: dict[str, int], batch: int) -> bool:
+        cuda: DriverStub = self.trt.cuda
         arrays = {name: self._array(name, address, batch) for name, address in addresses.items()}
-        if any(array is None for array in arrays.values()):
-            return ILLEGAL_ADDRESS
+        there = cuda.holds(self.device_memory, self.memory_size)
+        if self.trt.faults or not there or any(array is None for array in arrays.values()):
+            return False
+        self.trt.computed.append((self.engine.name, batch))
         output = arrays.pop(OUTPUTS[self.engine.name][0])
         output[:] = COMPUTE[self.engine.name](*arrays.values())
-        return 0
+        return True
 
     def _array(self, name: str, address: int, batch: int) -> Any:
         inside = name in self.engine.shapes

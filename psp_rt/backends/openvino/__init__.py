@@ -1,1 +1,1 @@
-"""Run the graphs by OpenVINO."""
+"""Run the graphs with OpenVINO."""

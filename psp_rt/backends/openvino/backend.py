@@ -1,41 +1,39 @@
 """The graphs on OpenVINO, on the CPU.
 
-Each graph is compiled once, for one picture, and a batch goes through it picture by picture.
-Measured on two busy cores: the generator at 1024 pixels takes as long for two pictures one by one as
-for a batch of two (the encoder 7 percent longer for four), and a batch of four needs 3.3 GB for its
-activations instead of 1.7; the demonstration's generator is a fifth faster where the batch is fixed
-than where it is open. So no batch size costs a compilation or more memory, and a picture's result
-does not depend on its neighbours.
+Each graph is compiled once, for one picture, and a batch goes through it picture by picture. Measured on two
+busy cores: the generator at 1024 pixels takes as long for two pictures one by one as for a batch of two (the
+encoder 7 percent longer for four), and a batch of four needs 3.3 GB for its activations instead of 1.7; the
+demonstration's generator is a fifth faster with a fixed batch than with an open one. So no batch size costs a
+compilation or more memory, and a picture's result does not depend on the rest of its batch.
 
-OpenVINO's ONNX reader takes weights from files beside the graph only, and lets a graph name an
-address in memory (``_ORT_MEM_ADDR_``). So it is given graphs without any reference: their weights are
-inputs, and become constants that share the mapped engine file.
+OpenVINO's ONNX reader takes weights only from files next to the graph, and lets a graph name an address in
+memory (``_ORT_MEM_ADDR_``). So it is given graphs without any reference: their weights are inputs, and become
+constants that share the mapped engine file.
 """
 
 from __future__ import annotations
 
 import io
 import mmap
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ...engine.graph import Weight, WeightsAsInputs
+from ...engine.graph import Weight
 from ...engine.manifest import Manifest
 from ...engine.ports import GRAPHS, FoundPort, Port, check_ports, graph_ports
 from ...engine.reader import EngineFile
 from ...errors import BackendError, FormatError
 from ...hardware.openvino import load_openvino, openvino_core
 from ...hardware.probe import default_threads
-from ..backend import GraphCalls
-from .heads import TwoPrecisions, compile_in_two
-from .layout import read_channels_last
+from ..backend import Backend
+from .rewrites import TwoPrecisions, compile_in_two, read_channels_last
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # to OpenVINO's names
 
 
-class OpenVinoBackend(GraphCalls):
+class OpenVinoBackend(Backend):
     """Compiled graphs of one engine; clones run the same ones through requests of their own."""
 
     name = "openvino"
@@ -47,15 +45,17 @@ class OpenVinoBackend(GraphCalls):
         self._models = models
         self._requests = {name: model.create_infer_request() for name, model in models.items()}
         self._manifest = manifest
-        self.precision = precision
-        self.description = description
+        self.precision, self.description = precision, description
 
     @classmethod
     def open(cls, engine: EngineFile, *, precision: str, threads: int | None = None) -> OpenVinoBackend:
-        """Load and compile the graphs, all at once: mistakes come now, and no picture is a slow one.
+        """Load and compile all graphs, so that errors surface now and the first call is not slower than the
+        rest.
 
         Args:
-            precision: "fp32" or "bf16", which the processor must have.
+            engine: The engine.
+            precision: "fp32", or "bf16" if the processor has it.
+            threads: None for one on each physical core.
 
         Raises:
             FormatError: A graph cannot be loaded, or its inputs or outputs are not the manifest's.
@@ -64,8 +64,8 @@ class OpenVinoBackend(GraphCalls):
         names = [name for name in GRAPHS if f"{name}.onnx" in engine.names]
         models = {name: _compiled(engine, name, precision, threads) for name in names}
         engine.check_unchanged()
-        halves = isinstance(models.get("encoder"), TwoPrecisions)
-        what = {"bf16": "encoder's heads and generator in bf16" if halves else "generator in bf16"}
+        in_two = isinstance(models.get("encoder"), TwoPrecisions)
+        what = {"bf16": "encoder's heads and generator in bf16" if in_two else "generator in bf16"}
         where = f"{what.get(precision, precision)}, {threads or 'all'} threads"
         version = load_openvino().__version__.partition("-")[0]
         return cls(models, engine.manifest, precision=precision, description=f"OpenVINO {version}, {where}")
@@ -77,18 +77,22 @@ class OpenVinoBackend(GraphCalls):
         )
 
     def close(self) -> None:
-        """Let go of the compiled graphs; they end with the last clone."""
+        """Release the compiled graphs; the last clone frees them."""
         self._models, self._requests = {}, {}
 
-    def _run(self, name: str, feeds: dict[str, Any]) -> Any:
+    def bare(self, name: str) -> Any:
+        """Return the request of a graph, which takes one picture at a time."""
+        return self._requests[name]
+
+    def run_graph(self, name: str, inputs: dict[str, npt.NDArray[Any]]) -> Any:
         """Run a graph on each row of its inputs."""
         output = graph_ports(self._manifest, name)[1][0]
-        results = np.empty((len(next(iter(feeds.values()))), *output.shape), output.dtype)
+        results = np.empty((len(next(iter(inputs.values()))), *output.shape), output.dtype)
         request = self._requests[name]
         for row in range(len(results)):
-            inputs = {key: values[row : row + 1] for key, values in feeds.items()}
+            rows = {key: values[row : row + 1] for key, values in inputs.items()}
             try:
-                request.infer(inputs, share_inputs=True, share_outputs=True)
+                request.infer(rows, share_inputs=True, share_outputs=True)
                 found = request.get_output_tensor(0).data
             except Exception as error:  # pybind's RuntimeError, ValueError, TypeError
                 raise BackendError(f"OpenVINO failed in the {name} on {self.device}: {error}") from error
@@ -100,44 +104,28 @@ class OpenVinoBackend(GraphCalls):
         return results
 
 
-def _settings(precision: str, threads: int) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": PRECISIONS[precision],  # or it takes BF16 where the processor has it
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
-        "ENABLE_CPU_PINNING": False,  # other work in this process, and other processes, want the cores too
-    }
-    return settings | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Graph:
-    """A graph without references, and the weights that it takes as inputs."""
-
-    what: str  # for messages
-    model: bytes
-    weights: dict[str, Weight]
-
-
 def _compiled(engine: EngineFile, name: str, precision: str, threads: int) -> Any:
-    graph = _checked(engine, name)
+    """Read, check and compile a graph whose weights stay in the mapped engine file."""
+    title = f"{engine.path}: {name}.onnx"
+    graph, weights = engine.graph_with_inputs(name)
     with open(engine.path, "rb") as file:
-        # Private, since OpenVINO wants memory that it could write to; it never does.
+        # Private, since OpenVINO requires writable memory; it never writes.
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     try:
-        model = _read(graph, memoryview(data))
-        _fix_batch(graph.what, model, *graph_ports(engine.manifest, name))
+        model = _read(graph, weights, memoryview(data))
+        inputs, outputs = graph_ports(engine.manifest, name)
+        check_ports(title, "input", [_found(port, inputs) for port in model.inputs], inputs)
+        check_ports(title, "output", [_found(port, outputs) for port in model.outputs], outputs)
+        model.reshape({port.name: [1, *port.shape] for port in inputs})
         read_channels_last(model)
         compiled = _compiled_model(model, name, precision, threads)
     except (FormatError, MemoryError):
         raise
     except UnicodeDecodeError:
-        raise FormatError(
-            f"{graph.what} has an input whose name is no text; export the engine again"
-        ) from None
+        raise FormatError(f"{title} has an input whose name is not text; export the engine again") from None
     except Exception as error:  # pybind's RuntimeError, ValueError, TypeError
-        raise FormatError(f"{graph.what} cannot be loaded: {error}") from error
-    if hasattr(mmap, "MADV_DONTNEED"):  # or the weights would count twice as this process's memory
+        raise FormatError(f"{title} cannot be loaded: {error}") from error
+    if hasattr(mmap, "MADV_DONTNEED"):  # otherwise the weights would count twice as this process's memory
         data.madvise(mmap.MADV_DONTNEED)
     return compiled
 
@@ -146,46 +134,38 @@ def _compiled_model(model: Any, name: str, precision: str, threads: int) -> Any:
     """Compile a graph.
 
     BF16 keeps 8 bits of every intermediate number. It is for the generator, whose pictures it moves by 54 dB
-    or more on the demonstration models, and for the heads of the encoder (:mod:`.openvino_heads` says why).
+    or more on the demonstration models, and for the heads of the encoder (see `TwoPrecisions`).
     """
 
     def compile_model(part: Any, precision: str) -> Any:
-        return openvino_core().compile_model(part, "CPU", _settings(precision, threads))
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": PRECISIONS[
+                precision
+            ],  # by default it is BF16 if the processor has it
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,  # this process and others have other work for the cores, too
+        }
+        settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
+        return openvino_core().compile_model(part, "CPU", settings)
 
     if precision == "bf16" and name == "encoder":
         return compile_in_two(model, compile_model) or compile_model(model, "fp32")
     return compile_model(model, precision if name == "generator" else "fp32")
 
 
-def _checked(engine: EngineFile, name: str) -> _Graph:
-    """Return a graph that refers to nothing; whatever would is refused."""
-    what, weights_name = f"{engine.path}: {name}.onnx", f"{name}.weights"
-    span = engine.span(weights_name) if weights_name in engine.names else None
-    rewriter = WeightsAsInputs(what, weights_name=weights_name, weights=span)
-    with engine.view(f"{name}.onnx") as graph:
-        model = rewriter.rewrite(graph)
-    return _Graph(what=what, model=model, weights=rewriter.taken)
-
-
-def _read(graph: _Graph, data: memoryview) -> Any:
-    """Return OpenVINO's model of a graph, with its weights in it."""
+def _read(graph: bytes, weights: dict[str, Weight], data: memoryview) -> Any:
+    """Return OpenVINO's model of a graph, with its weights as constants."""
     openvino = load_openvino()
     reader = openvino.frontend.FrontEndManager().load_by_framework("onnx")  # never guess the format
-    model = reader.convert(reader.load(io.BytesIO(graph.model)))
+    model = reader.convert(reader.load(io.BytesIO(graph)))
     for parameter in model.get_parameters():
-        weight = graph.weights.get(parameter.get_friendly_name())
+        weight = weights.get(parameter.get_friendly_name())
         if weight is not None:
             constant = openvino.op.Constant(weight.array(data), shared_memory=True)
             parameter.output(0).replace(constant.output(0))
             model.remove_parameter(parameter)
     return model
-
-
-def _fix_batch(what: str, model: Any, inputs: list[Port], outputs: list[Port]) -> None:
-    """Check a model's inputs and outputs against the manifest's, and set its batch to one picture."""
-    check_ports(what, "input", [_found(port, inputs) for port in model.inputs], inputs)
-    check_ports(what, "output", [_found(port, outputs) for port in model.outputs], outputs)
-    model.reshape({port.name: [1, *port.shape] for port in inputs})
 
 
 def _found(port: Any, expected: list[Port]) -> FoundPort:

@@ -1,1 +1,1 @@
-"""Run the graphs by TensorRT."""
+"""Run the graphs with TensorRT."""

@@ -1,23 +1,16 @@
-"""The graphs as TensorRT plans, on an NVIDIA GPU.
+"""The graphs as TensorRT plans on an NVIDIA GPU.
 
-A translation - encoder, mix and generator - is recorded once for each number of images and styles as one CUDA
-graph, copies in and out included, and then replayed by one launch; the codes never leave the GPU. So is each
-network alone, for each batch size, for `encode`, `map` and `generate`. The last few of each are kept. A batch
-above the plan's largest is split; one below its smallest is filled up with zeros, whose results are dropped.
-Where the styles are too many for one launch, an image is encoded once and its styles follow in parts.
+Encoder, mix and generator of one call are one CUDA graph for each number of images and styles, and so is each
+network alone for each batch size. The graphs used last are kept. A batch above the plan's largest is split.
 
-The frames of a stream overlap their copies with each other's work: see `tensorrt_frames`.
-
-The activations, the bulk of the memory, lie in one block for each backend, since its graphs never run at
-the same time. The block is taken on opening, for the largest batch, so that too little memory shows then
-and not in the middle of work. Clones have blocks of their own and share the weights.
-
-It has not run on a GPU yet: the tests drive it with stand-ins for cuda-bindings and TensorRT.
+Activations, the bulk of the memory, are one block for each backend, taken on opening for the largest batch,
+so that too little memory shows then. Clones have blocks of their own and share the weights.
 """
 
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
@@ -25,52 +18,50 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ...build.builder import load_library
-from ...cuda.gpu_call import GpuCall, GpuRequest, callers_stream
-from ...cuda.work import Resources
+from ...cuda.arrays import GpuArrays, GpuPictures
+from ...cuda.device import OutOfMemory, Resources
 from ...engine.manifest import Manifest
 from ...engine.plans import read_plan, records
 from ...engine.reader import EngineFile
 from ...errors import BackendError
+from ...hardware.tensorrt import load_library
 from ...images import Pixels
-from ...streaming import AtWork
-from ...style import Codes
-from ..backend import GraphCalls
-from .frames import FrameLanes
-from .graph import NetworkRecording
-from .lane import GpuFailed, Lane, failing_for_good
-from .plans import LoadedPlans, ReadPlan
-from .recordings import Recordings
-from .styles import StyleParts
-from .translation import GpuTranslation, HostTranslation
+from ..backend import Backend, GpuRequest, Styles, in_parts
+from .graph import CapturedRun, Timeline
+from .plans import LoadedPlans, ReadPlan, Refused
+
+SIZES_KEPT = 4  # graphs of each network, and of translations
+TRANSLATION = ("encoder", "generator")
 
 
-class TensorRtBackend(GraphCalls):
-    """Plans on one GPU; clones run the same ones beside this, with memory of their own."""
+class TensorRtBackend(Backend):
+    """Plans on one GPU; clones run the same plans with memory of their own."""
 
     name = "tensorrt"
 
     def __init__(self, plans: LoadedPlans, *, precision: str, description: str) -> None:
-        """Take over one use of the plans, and the memory for running them."""
+        """Take over one use of the plans, and take the memory for running them."""
         self.precision, self.description, self.device = precision, description, plans.device.name
         self._plans = plans
         self._closed, self._broken = True, ""
+        self._runs: defaultdict[tuple[str, ...], OrderedDict[tuple[int, int], CapturedRun]]
+        self._runs = defaultdict(OrderedDict)
         with ExitStack() as undo:
             undo.callback(plans.release)
             with plans.device.current(), Resources(plans.device) as made:
-                self._lane = Lane(plans, made)
+                self._made, self._timeline = made, Timeline(plans, made)
             undo.pop_all()
-        self._frames = FrameLanes(self._lane)
-        self._recordings = Recordings(make_room=self._frames.drop_idle)
+        self._arrays = GpuArrays(plans.device)
         self._closed = False
 
     @classmethod
     def open(cls, engine: EngineFile, *, device: str, target: str) -> TensorRtBackend:
-        """Load the plans of a target that :func:`psp_rt.plans.choose` found fit.
+        """Load the plans of a target that `psp_rt.engine.plans.choose` accepted.
 
         Args:
-            engine: What holds them.
+            engine: The engine that contains them.
             device: "cuda:N".
             target: Which plans.
 
@@ -79,23 +70,30 @@ class TensorRtBackend(GraphCalls):
             DeviceError: The GPU cannot be used.
             FormatError: A plan is damaged, or its inputs or outputs are not the manifest's.
         """
-        record, trt = records(engine)[target], load_library(rtx=False)
+        record = records(engine)[target]
         names = ["mapping", "generator"] + ["encoder"] * (engine.manifest.input is not None)
         read: dict[str, ReadPlan] = {name: partial(read_plan, engine, target, name) for name in names}
-        plans = LoadedPlans.load(
-            trt, int(device.partition(":")[2]), engine.manifest, read, compatible=record.version_compatible
+        return cls._open(
+            read,
+            engine.manifest,
+            index=int(device.partition(":")[2]),
+            precision=record.precision,
+            compatible=record.version_compatible,
         )
-        description = f"TensorRT {trt.__version__}, {record.precision}"
-        return cls(plans, precision=record.precision, description=description)
 
     @classmethod
     def open_files(cls, files: dict[str, Path], manifest: Manifest) -> TensorRtBackend:
-        """Load plans that were just built on the first GPU, by the graph's name; errors as for `open`."""
-        trt = load_library(rtx=False)
+        """Load plans that were just built on the first GPU, by graph name; errors as for `open`."""
         read: dict[str, ReadPlan] = {name: path.read_bytes for name, path in files.items()}
-        plans = LoadedPlans.load(trt, 0, manifest, read, compatible=True)
-        description = f"TensorRT {trt.__version__}, {manifest.precision}"
-        return cls(plans, precision=manifest.precision, description=description)
+        return cls._open(read, manifest, index=0, precision=manifest.precision, compatible=True)
+
+    @classmethod
+    def _open(
+        cls, read: dict[str, ReadPlan], manifest: Manifest, *, index: int, precision: str, compatible: bool
+    ) -> TensorRtBackend:
+        trt = load_library()
+        plans = LoadedPlans.load(trt, index, manifest, read, compatible=compatible)
+        return cls(plans, precision=precision, description=f"TensorRT {trt.__version__}, {precision}")
 
     def clone(self) -> TensorRtBackend:
         """Return a backend on the same weights, with a stream, graphs and activations of its own."""
@@ -103,116 +101,156 @@ class TensorRtBackend(GraphCalls):
         return TensorRtBackend(self._plans.share(), precision=self.precision, description=self.description)
 
     def close(self) -> None:
-        """Let go of everything that no clone uses. Closing twice is allowed."""
+        """Release everything that no clone uses. Closing twice is allowed."""
         if self._closed:
             return
         self._closed = True
-        # Where the GPU has failed, so will the releases; its first error has been told already.
+        # After the GPU has failed, so do the releases; the first error has been reported already.
         with suppress(BackendError) if self._broken else nullcontext(), ExitStack() as closing:
             closing.callback(self._plans.release)
-            device = self._plans.device
-            with device.current(), device.in_any_capture(), ExitStack() as releases:
-                releases.callback(self._lane.made.close)
-                releases.callback(self._recordings.close)
-                releases.callback(self._frames.close)
-                releases.callback(self._lane.close)
+            with self._plans.device.current("RELAXED"), ExitStack() as releases:
+                releases.callback(self._made.close)
+                releases.callback(self._drop_runs)
+                releases.callback(self._timeline.settle)
 
     def __del__(self) -> None:
-        """Return the memory of a backend that was dropped without closing it."""
+        """Release the memory of a backend that was dropped without closing it."""
         if not sys.is_finalizing():
-            with suppress(Exception):  # it may not have come into being
+            with suppress(Exception):  # its creation may have failed
                 self.close()
 
-    def translate(self, images: Pixels, reference: Codes, weights: Codes) -> Pixels:
-        """Return RGB [N * K, height, width, 3], by one launch for each part that the plans take."""
-        self._check_usable()
-        count, styles, picture = len(images), len(reference), self._plans.networks["generator"].output
-        most = self._plans.images_at_once(styles)
-        if not most:  # the plan's largest batch is smaller than the number of styles
-            largest = self._plans.networks["generator"].max_batch
-            return self.translate_in_parts(images, reference, weights, most=largest)
-        results = np.empty((count * styles, *picture.shape), picture.dtype)
-        with self._plans.device.current(), self._noticing_failures():
-            for at in range(0, count, most):
-                part = images[at : at + most]
-                recording = self._host_translation(len(part), styles)
-                rows = slice(at * styles, (at + len(part)) * styles)
-                results[rows] = recording.run(part, reference, weights)
-        return results
+    def run_graph(self, name: str, inputs: dict[str, npt.NDArray[Any]]) -> Any:
+        """Run one network on a batch, in parts that its plan takes."""
 
-    def translate_in_parts(self, images: Pixels, reference: Codes, weights: Codes, *, most: int) -> Pixels:
-        """Return the same, generating at most so many styles at once; each image is encoded once."""
-        self._check_usable()
-        with self._plans.device.current(), self._noticing_failures():
-            return StyleParts(self._lane, self._recordings, most=most).on_host(images, reference, weights)
+        def run_part(*values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            run = self._run((name,), len(values[0]))
+            run.enqueue(self._timeline.own, dict(zip(inputs, values, strict=True)))
+            return run.result().copy()
 
-    def begin(self, images: Pixels, reference: Codes, weights: Codes) -> AtWork[Pixels] | None:
-        """Begin a translation in a lane of its own, if there is one and the plans take it at once."""
+        with self._working():
+            return in_parts(self._plans.networks[name].max_batch, run_part, *inputs.values())
+
+    def translate(self, images: Pixels, styles: Styles, *, max_batch: int) -> Pixels:
+        """Return RGB [N * K, height, width, 3]: one launch for each part of the images."""
         self._check_usable()
-        if len(images) > self._plans.images_at_once(len(reference)):
-            return None
-        with self._plans.device.current(), self._noticing_failures():
-            begun = self._frames.begin(images, reference, weights)
-        return begun and AtWork(finish=partial(self._finish_frame, begun), abandon=begun.abandon)
+        images_at_once = self._images_at_once(styles, max_batch)
+        if not images_at_once:
+            return super().translate(images, styles, max_batch=self._largest(max_batch))
+
+        def translate_part(part: Pixels) -> Pixels:
+            run = self._run(TRANSLATION, len(part), len(styles))
+            run.enqueue(self._timeline.own, {"image": part}, styles)
+            return run.result().copy()
+
+        with self._working():
+            return in_parts(images_at_once, translate_part, images)
 
     def translate_on_gpu(self, request: GpuRequest) -> Any:
-        """Translate arrays on the GPU; each byte stays there."""
-        self._check_usable()
-        plans, lane, device = self._plans, self._lane, self._plans.device
-        with device.current(), self._noticing_failures():
-            caller = callers_stream(request, device)
-            call = GpuCall.open(request, plans.manifest, device=device, caller=caller, own=lane.stream)
-            with lane.between(caller, uses=call) if caller else lane.waited_for():
-                self._enqueue_on_gpu(call, request)
-                with failing_for_good():
-                    call.enqueued(lane.stream)
-        return call.returned
+        """Translate pictures in GPU memory, launching in the caller's stream if there is one."""
+        with self._working():
+            given = None if request.stream is None else self._arrays.stream(request.stream)
+            stream = self._timeline.own if given is None else given
+            try:
+                pictures = self._arrays.take(
+                    request.images,
+                    request.out,
+                    manifest=self._plans.manifest,
+                    styles=len(request.styles) if request.has_style_axis else None,
+                    stream=int(stream),
+                    shared=given is not None,
+                )
+                self._enqueue_on_gpu(pictures, request, stream)
+                if given is None:
+                    self._plans.device.call("cuStreamSynchronize", stream)
+            except BaseException:
+                self._timeline.settle(stream)
+                raise
+        return pictures.result
 
-    def _finish_frame(self, begun: AtWork[Pixels]) -> Pixels:
-        with self._noticing_failures():
-            return begun.finish()
+    def _enqueue_on_gpu(self, pictures: GpuPictures, request: GpuRequest, stream: Any) -> None:
+        networks, styles = self._plans.networks, request.styles
+        image_bytes = int(np.prod(networks["encoder"].inputs[0].shape))
+        picture_bytes = int(np.prod(networks["generator"].output.shape))
+        images_at_once = self._images_at_once(styles, request.max_batch)
+        largest = self._largest(request.max_batch)
 
-    def _enqueue_on_gpu(self, call: GpuCall, request: GpuRequest) -> None:
-        reference, weights = request.reference, request.weights
-        styles = len(reference)
-        most = min(self._plans.images_at_once(styles), request.max_batch // styles)
-        if not most:
-            StyleParts(self._lane, self._recordings, most=request.max_batch).on_gpu(call, reference, weights)
-        for part in call.parts(most) if most else ():
-            recording = self._gpu_translation(part.images, styles)
-            recording.enqueue(part.source, part.target, reference, weights)
+        # Encode. Where all styles of an image fit into one launch, so are they generated.
+        codes = []
+        for at in range(0, pictures.count, images_at_once or largest):
+            count = min(images_at_once or largest, pictures.count - at)
+            inputs = {"image": pictures.source + at * image_bytes}
+            if images_at_once:
+                run = self._run(TRANSLATION, count, len(styles))
+                target = pictures.target + at * len(styles) * picture_bytes
+                run.enqueue(stream, inputs, styles, target=target, uses=pictures.views)
+            else:
+                run = self._run(("encoder",), count)
+                run.enqueue(stream, inputs, uses=pictures.views)
+                codes.append(run.result().copy())
 
-    def _run(self, name: str, feeds: dict[str, Any]) -> Any:
-        """Run a network on a batch, in parts that its plan takes; the result is the caller's."""
-        self._check_usable()
-        network = self._plans.networks[name]
-        count = len(next(iter(feeds.values())))
-        results = np.empty((count, *network.output.shape), network.output.dtype)
-        with self._plans.device.current(), self._noticing_failures():
-            for at in range(0, count, network.max_batch):
-                rows = slice(at, min(at + network.max_batch, count))
-                size = max(rows.stop - at, network.min_batch)
-                make = partial(NetworkRecording, self._lane, network, size)
-                recording = self._recordings.get(name, size, make)
-                results[rows] = recording.run({key: values[rows] for key, values in feeds.items()})
-        return results
+        # Otherwise generate in parts, of codes on the host.
+        if codes:
+            mixed = styles.mixed_into(np.concatenate(codes))
+            for at in range(0, len(mixed[0]), largest):
+                parts = [values[at : at + largest] for values in mixed]
+                run = self._run(("generator",), len(parts[0]))
+                target = pictures.target + at * picture_bytes
+                run.enqueue(
+                    stream,
+                    dict(zip(("codes", "reference", "weights"), parts, strict=True)),
+                    target=target,
+                    uses=pictures.views,
+                )
 
-    def _host_translation(self, images: int, styles: int) -> HostTranslation:
-        make = partial(HostTranslation, self._lane, images, styles)
-        return self._recordings.get("translation", ("host", images, styles), make)
+    def _images_at_once(self, styles: Styles, max_batch: int) -> int:
+        return min(self._plans.images_at_once(len(styles)), max_batch // len(styles))
 
-    def _gpu_translation(self, images: int, styles: int) -> GpuTranslation:
-        make = partial(GpuTranslation, self._lane, images, styles)
-        return self._recordings.get("translation", ("gpu", images, styles), make)
+    def _largest(self, max_batch: int) -> int:
+        return min(max_batch, *(self._plans.networks[name].max_batch for name in TRANSLATION))
+
+    def _run(self, networks: tuple[str, ...], rows: int, styles: int = 1) -> CapturedRun:
+        """Return the captured run for a size; the one unused for longest makes room.
+
+        Raises:
+            BackendError: It cannot be prepared.
+        """
+        kept = self._runs[networks]
+        if (rows, styles) in kept:
+            kept.move_to_end((rows, styles))
+            return kept[rows, styles]
+        while len(kept) >= SIZES_KEPT:
+            kept.popitem(last=False)[1].close()
+        try:
+            run = CapturedRun(self._timeline, networks, rows, styles)
+        except OutOfMemory:
+            if not any(self._runs.values()):
+                raise
+            self._drop_runs()
+            run = CapturedRun(self._timeline, networks, rows, styles)
+        kept[rows, styles] = run
+        return run
+
+    def _drop_runs(self) -> None:
+        """Release all captured runs, even if one release fails."""
+        with ExitStack() as releases:
+            for kept in self._runs.values():
+                for run in kept.values():
+                    releases.callback(run.close)
+                kept.clear()
 
     @contextmanager
-    def _noticing_failures(self) -> Iterator[None]:
-        """Remember where the GPU itself fails: nothing after it can be trusted."""
-        try:
-            yield
-        except GpuFailed as failure:
-            self._broken = str(failure.error)
-            raise failure.error from failure
+    def _working(self) -> Iterator[None]:
+        """Make the context current. After an error nothing goes on in our buffers."""
+        self._check_usable()
+        with self._plans.device.current():
+            try:
+                yield
+            except BaseException as error:
+                self._timeline.settle()
+                # Work that was enqueued has failed, and the contents of its buffers are undefined.
+                if isinstance(error, BackendError) and not isinstance(error, (Refused, OutOfMemory)):
+                    self._broken = str(error)
+                raise
 
     def _check_usable(self) -> None:
         if self._closed:

@@ -1,191 +1,279 @@
-"""CUDA graphs of TensorRT networks: record once for each batch size, then replay by one launch.
-
-It has not run on a GPU yet: the tests drive it with stand-ins for cuda-bindings and TensorRT.
-"""
+"""CUDA graphs of TensorRT networks, captured once for each size and then replayed by one launch."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ...cuda.work import Bytes, Graph, Resources
+from ...cuda.device import Resources
 from ...engine.ports import Port
-from ...errors import FormatError
-from .lane import Lane
-from .plans import Network
+from ...errors import BackendError, FormatError
+from ..backend import Styles
+from .plans import LoadedPlans, Network
+
+Array = npt.NDArray[Any]
 
 
-class Execution:
-    """A network's execution context for one batch size, and the memory on the GPU that it works on.
+class Timeline:
+    """The order of all runs of one backend, which share the memory for activations: one computes at a time.
 
-    Each recording has contexts of its own: one that is told another shape may change what a graph has
-    recorded.
+    Runs in our own stream follow each other anyway. A run in a caller's stream, or after one, first waits on
+    the GPU for the event at the end of the run before it. That holds for two runs in the same caller's
+    stream, too: the driver reuses the handles of destroyed streams, so an equal handle need not be the same
+    stream.
     """
 
-    def __init__(
-        self,
-        lane: Lane,
-        made: Resources,
-        network: Network,
-        size: int,
-        *,
-        shared: Mapping[str, int] | None = None,
-    ) -> None:
-        """Prepare it among the given resources.
+    def __init__(self, plans: LoadedPlans, made: Resources) -> None:
+        """Make a stream for calls without one, and take the memory for the largest batch.
+
+        Raises:
+            BackendError: There is too little memory.
+        """
+        self.plans = plans
+        self.own = made.stream()
+        self.activation_bytes = plans.activation_bytes
+        self.activations = made.device_memory(self.activation_bytes)
+        self._made, self._call = made, plans.device.call
+        self._last: tuple[Any, Any] | None = None  # the stream of the last run, and the event at its end
+        self._running: deque[tuple[Any, object]] = (
+            deque()
+        )  # such events, and what is used until they have passed
+        self._spare: list[Any] = []
+
+    def begin(self, stream: Any) -> None:
+        """Let the next work in a stream wait for all runs before it."""
+        if self._last is not None and not (stream is self.own is self._last[0]):
+            self._call("cuStreamWaitEvent", stream, self._last[1], 0)
+
+    def end(self, stream: Any, uses: object = None) -> Any:
+        """Return the event after the work in a stream so far; what it uses is kept alive until then."""
+        while self._running and self.plans.device.has_passed(self._running[0][0]):
+            self._spare.append(self._running.popleft()[0])
+        event = self._spare.pop() if self._spare else self._made.event()
+        self._call("cuEventRecord", event, stream)
+        self._last = stream, event
+        self._running.append((event, uses))
+        return event
+
+    def settle(self, stream: Any = None) -> None:
+        """Wait for all work, so that its buffers can be released or filled again. Its errors are reported
+        elsewhere."""
+        waits = [("cuStreamSynchronize", self.own), ("cuStreamSynchronize", stream)]
+        waits += [("cuEventSynchronize", event) for event, _ in self._running]
+        for name, handle in waits:
+            if handle is not None:
+                with suppress(BackendError):
+                    self._call(name, handle)
+        self._running.clear()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Buffer:
+    """GPU memory for the rows of one input or output."""
+
+    address: int
+    port: Port
+
+    def row_bytes(self, rows: int) -> int:
+        """Return the size of some rows."""
+        return rows * math.prod(self.port.shape) * np.dtype(self.port.dtype).itemsize
+
+
+class CapturedRun:
+    """One network, or the encoder and the generator with K styles mixed in, as one CUDA graph.
+
+    The graph contains only kernels, and copies of codes between its own buffers. Copies from and to the
+    caller are enqueued around it, so the same graph serves arrays on the host and arrays on the GPU.
+    """
+
+    def __init__(self, timeline: Timeline, networks: Sequence[str], rows: int, styles: int = 1) -> None:
+        """Prepare the buffers, run once and capture.
 
         Args:
-            shared: Addresses of inputs or outputs that lie in memory of the caller's.
+            timeline: Orders this run and others.
+            networks: ("encoder", "generator"), or one network.
+            rows: How many rows the first network gets.
+            styles: K; the second network gets rows * K.
 
         Raises:
             BackendError: TensorRT refuses, or there is too little memory.
-            FormatError: The output is not what the manifest promises.
+            FormatError: An output is not what the manifest promises.
         """
-        self.network, self.size = network, size
-        self._lane = lane
-        memory = lane.activations
-        self._context = lane.plans.execution_context(network, memory.address, memory.size)
-        made.keep(self._drop)
-        self._set_profile()
-        for port in network.inputs:
-            self._set_shape(port)
-        self._check_output(network.output)
-        self.addresses = dict(shared or {})
-        for port in (*network.inputs, network.output):
-            if port.name not in self.addresses:
-                self.addresses[port.name] = made.device_memory(port_bytes(port, size))
-            self._set_address(port)
-
-    def enqueue(self) -> None:
-        """Enqueue one run, in the lane's stream."""
-        # Were a refusal let pass in a capture, every replay would return stale results.
-        self._check(self._context.execute_async_v3(self._lane.stream.number), "refused to run")
-
-    def _set_profile(self) -> None:
-        """Choose the profile: TensorRT 8.6 does so by itself for the first context of an engine alone."""
-        if self._context.active_optimization_profile == 0:
-            return
-        stream = self._lane.stream
-        self._check(
-            self._context.set_optimization_profile_async(0, stream.number), "does not share its profile"
-        )
-        stream.synchronize()
-
-    def _set_shape(self, port: Port) -> None:
-        shape = (self.size, *port.shape)
-        self._check(self._context.set_input_shape(port.name, shape), f"takes no {port.name} {list(shape)}")
-
-    def _set_address(self, port: Port) -> None:
-        accepted = self._context.set_tensor_address(port.name, self.addresses[port.name])
-        self._check(accepted, f"takes no memory for {port.name}")
-
-    def _check_output(self, port: Port) -> None:
-        found, expected = tuple(self._context.get_tensor_shape(port.name)), (self.size, *port.shape)
-        if found != expected:
-            raise FormatError(
-                f"the plan of the {self.network.name} gives {port.name} {list(found)}; the manifest "
-                f"promises {list(expected)}; build it again with: psp-rt build ENGINE"
-            )
-
-    def _check(self, accepted: bool, what: str) -> None:
-        if not accepted:
-            raise self._lane.plans.refused(f"{what} in the {self.network.name}")
-
-    def _drop(self) -> None:
-        """Let go of the execution context, while the GPU's context is current."""
-        self._context = None
-
-
-class Recording(ABC):
-    """Work that is recorded once, on buffers of its own, and replayed by one launch."""
-
-    def __init__(self, lane: Lane) -> None:
-        """Prepare and record; whatever was made is released where a step fails.
-
-        Raises:
-            BackendError: A step failed.
-            GpuFailed: The first run failed on the GPU.
-        """
-        self._lane = lane
-        self._host: dict[str, Any] = {}
-        with Resources(lane.device) as made:
-            self._made = made
-            made.keep(self._host.clear)
-            self._prepare(made)
-            # TensorRT allocates on its first run, which a capture forbids.
-            lane.finish(self._run_first)
-            self._graph: Graph = made.captured(lane.stream, self._enqueue)
+        self._timeline, self._call = timeline, timeline.plans.device.call
+        self._rows, self._styles, self._results = rows, styles, rows * styles
+        self._networks = [timeline.plans.networks[name] for name in networks]
+        self._contexts: list[Any] = []
+        self._inputs: dict[str, Buffer] = {}
+        self._staging: dict[str, Array] = {}  # pinned memory, taken when the first array on the host comes
+        self._uploaded: Styles | None = None
+        self._encoded: Buffer | None = None  # the encoder's codes, where two networks run
+        with Resources(timeline.plans.device) as made:
+            self._made, self._staged = made, made.event()
+            try:
+                self._prepare()
+                # TensorRT allocates on its first run, which a capture forbids.
+                timeline.begin(timeline.own)
+                self._enqueue_networks()
+                timeline.end(timeline.own)
+                self._call("cuStreamSynchronize", timeline.own)
+                self._graph = made.captured(timeline.own, self._enqueue_networks)
+            except BaseException:
+                timeline.settle()
+                self._contexts.clear()
+                raise
 
     def close(self) -> None:
-        """Release the graph, the buffers and the execution contexts, after work that uses them."""
-        self._lane.settle()
+        """Release the graph, the buffers and the execution contexts, after the work that uses them."""
+        self._timeline.settle()
+        self._contexts.clear()
+        self._staging.clear()
         self._made.close()
 
-    def _replay(self) -> None:
-        """Enqueue the recorded work, when its turn in the activations comes."""
-        with self._lane.activations.in_turn(self._lane.stream):
-            self._graph.launch(self._lane.stream)
+    def enqueue(
+        self,
+        stream: Any,
+        inputs: Mapping[str, Array | int],
+        styles: Styles | None = None,
+        *,
+        target: int | None = None,
+        uses: object = None,
+    ) -> None:
+        """Enqueue one run in a stream, behind all runs before it.
 
-    def _run_first(self) -> None:
-        with self._lane.activations.in_turn(self._lane.stream):
-            self._enqueue_first()
-
-    @abstractmethod
-    def _prepare(self, made: Resources) -> None:
-        """Make what the work needs."""
-
-    @abstractmethod
-    def _enqueue(self) -> None:
-        """Enqueue the work, in the lane's stream."""
-
-    def _enqueue_first(self) -> None:
-        """Enqueue the work for the first time, which nothing records."""
-        self._enqueue()
-
-    def _pinned(self, port: Port, size: int, *, name: str = "") -> Bytes:
-        """Return zeroed memory that the GPU copies by itself; ``_host`` has it in the shape of the port."""
-        memory = self._made.pinned_memory(port_bytes(port, size))
-        memory[:] = 0
-        self._host[name or port.name] = memory.view(port.dtype).reshape(size, *port.shape)
-        return memory
-
-
-class NetworkRecording(Recording):
-    """One network at one batch size, between pinned buffers."""
-
-    def __init__(self, lane: Lane, network: Network, size: int) -> None:
-        self._network, self._size = network, size
-        super().__init__(lane)
-
-    def run(self, feeds: dict[str, Any]) -> Any:
-        """Return the results of at most ``size`` rows: a view that the next run overwrites.
-
-        Raises:
-            GpuFailed: The results cannot be trusted.
+        Args:
+            stream: The caller's, or the timeline's own.
+            inputs: Arrays on the host, or addresses on the GPU.
+            styles: The styles to mix in, which are uploaded when they are another object than in the run
+                before.
+            target: Where the output goes on the GPU; without it, `result` returns it.
+            uses: What to keep alive until the run has ended.
         """
-        count = len(next(iter(feeds.values())))
-        for name, rows in feeds.items():
-            self._host[name][:count] = rows
-            self._host[name][count:] = 0
-        self._lane.finish(self._replay)
-        return self._host[self._network.output.name][:count]
+        self._timeline.begin(stream)
 
-    def _prepare(self, made: Resources) -> None:
-        network = self._network
-        self._execution = Execution(self._lane, made, network, self._size)
-        self._uploads = {port.name: self._pinned(port, self._size) for port in network.inputs}
-        self._download = self._pinned(network.output, self._size)
+        # Arrays on the host go through pinned memory, once the GPU has read what is still in there.
+        arrays = {name: value for name, value in inputs.items() if not isinstance(value, int)}
+        if styles is not None and styles is not self._uploaded:
+            arrays["reference"], arrays["weights"] = styles.repeated(self._rows)
+        if arrays:
+            self._uploaded = None
+            self._call("cuEventSynchronize", self._staged)
+            for name, values in arrays.items():
+                buffer, staging = self._inputs[name], self._pinned(name, self._inputs[name], len(values))
+                np.copyto(staging, values)
+                self._call("cuMemcpyHtoDAsync", buffer.address, staging.ctypes.data, staging.nbytes, stream)
+            self._call("cuEventRecord", self._staged, stream)
 
-    def _enqueue(self) -> None:
-        stream, addresses = self._lane.stream, self._execution.addresses
-        for name, host in self._uploads.items():
-            stream.upload(addresses[name], host)
-        self._execution.enqueue()
-        stream.download(self._download, addresses[self._network.output.name])
+        # Arrays on the GPU are copied to the addresses that the graph has captured.
+        for name, value in inputs.items():
+            if isinstance(value, int):
+                buffer = self._inputs[name]
+                self._call("cuMemcpyDtoDAsync", buffer.address, value, buffer.row_bytes(self._rows), stream)
 
+        self._call("cuGraphLaunch", self._graph, stream)
 
-def port_bytes(port: Port, size: int) -> int:
-    """Return the memory that a batch takes."""
-    return int(np.prod((size, *port.shape))) * np.dtype(port.dtype).itemsize
+        # The output.
+        size = self._output.row_bytes(self._results)
+        if target is None:
+            staging = self._pinned("output", self._output, self._results)
+            self._call("cuMemcpyDtoHAsync", staging.ctypes.data, self._output.address, size, stream)
+        else:
+            self._call("cuMemcpyDtoDAsync", target, self._output.address, size, stream)
+        self._done = self._timeline.end(stream, uses)
+        self._uploaded = styles
+
+    def result(self) -> Array:
+        """Wait for the last run and return its output, a view that the next run overwrites."""
+        self._call("cuEventSynchronize", self._done)
+        return self._staging["output"]
+
+    def _prepare(self) -> None:
+        """Make an execution context for each network, and buffers for its inputs and its output."""
+        timeline, last = self._timeline, self._networks[-1]
+        counts = [self._results if network is last else self._rows for network in self._networks]
+        sizes = [max(count, network.min_batch) for count, network in zip(counts, self._networks, strict=True)]
+        for network, size in zip(self._networks, sizes, strict=True):
+            # A context of its own: setting another shape may change what a graph has captured.
+            context = timeline.plans.execution_context(
+                network, timeline.activations, timeline.activation_bytes
+            )
+            self._contexts.append(context)
+            self._set_profile(network, context)
+            for port in network.inputs:
+                shape = (size, *port.shape)
+                self._ask(
+                    network, f"takes no {port.name} {list(shape)}", context.set_input_shape, port.name, shape
+                )
+                # For one style the encoder writes where the generator reads.
+                shared = self._encoded if port.name == "codes" and self._styles == 1 else None
+                self._inputs[port.name] = shared or self._buffer(port, size)
+                self._set_address(network, context, self._inputs[port.name])
+            found, expected = (
+                tuple(context.get_tensor_shape(network.output.name)),
+                (size, *network.output.shape),
+            )
+            if found != expected:
+                raise FormatError(
+                    f"the plan of the {network.name} gives {network.output.name} {list(found)}; the manifest "
+                    f"promises {list(expected)}; build it again with: psp-rt build ENGINE"
+                )
+            output = self._buffer(network.output, max(sizes))
+            self._set_address(network, context, output)
+            if network is last:
+                self._output = output
+            else:
+                self._encoded = output
+
+    def _enqueue_networks(self) -> None:
+        """Enqueue the networks in the timeline's own stream; this is what the graph captures."""
+        own = self._timeline.own
+        for network, context in zip(self._networks, self._contexts, strict=True):
+            if network.name == "generator" and self._encoded is not None and self._styles > 1:
+                codes, size = self._inputs["codes"].address, self._encoded.row_bytes(1)
+                for row in range(self._results):
+                    source = self._encoded.address + row // self._styles * size
+                    self._call("cuMemcpyDtoDAsync", codes + row * size, source, size, own)
+            # If a refusal went unnoticed here, every replay would return stale results.
+            self._ask(network, "refused to run", context.execute_async_v3, int(own))
+
+    def _set_profile(self, network: Network, context: Any) -> None:
+        """Choose the profile: TensorRT 8.6 does so by itself only for the first context of an engine."""
+        if context.active_optimization_profile != 0:
+            own = self._timeline.own
+            self._ask(
+                network, "does not share its profile", context.set_optimization_profile_async, 0, int(own)
+            )
+            self._call("cuStreamSynchronize", own)
+
+    def _set_address(self, network: Network, context: Any, buffer: Buffer) -> None:
+        name = buffer.port.name
+        self._ask(network, f"takes no memory for {name}", context.set_tensor_address, name, buffer.address)
+
+    def _ask(self, network: Network, refusal: str, request: Callable[..., bool], *values: Any) -> None:
+        """Ask TensorRT for something; it returns False, or pybind raises RuntimeError, where it refuses."""
+        try:
+            accepted = request(*values)
+        except RuntimeError:
+            accepted = False
+        if not accepted:
+            raise self._timeline.plans.refused(f"{refusal} in the {network.name}")
+
+    def _buffer(self, port: Port, rows: int) -> Buffer:
+        """Return GPU memory of zeros: a plan for larger batches also computes rows that no input reaches."""
+        size = Buffer(address=0, port=port).row_bytes(rows)
+        buffer = Buffer(address=self._made.device_memory(size), port=port)
+        self._call("cuMemsetD8Async", buffer.address, 0, size, self._timeline.own)
+        return buffer
+
+    def _pinned(self, name: str, buffer: Buffer, rows: int) -> Array:
+        """Return pinned memory [rows, ...] for an input or the output of every run."""
+        if name not in self._staging:
+            memory = self._made.pinned_memory(buffer.row_bytes(rows))
+            self._staging[name] = memory.view(buffer.port.dtype).reshape(rows, *buffer.port.shape)
+        return self._staging[name]

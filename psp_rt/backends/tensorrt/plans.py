@@ -1,8 +1,7 @@
-"""Deserialised TensorRT plans, shared by a backend and its clones.
+"""Deserialized TensorRT plans, shared by a backend and its clones.
 
 Names that differ between TensorRT 8.6, 10 and 11 are looked up, never assumed. Written against the Python
-interfaces of TensorRT 8.6, 10.13 and TensorRT for RTX 1.7 (which has those of 11). It has not run on a GPU
-yet: the tests drive it with a stand-in.
+interfaces of TensorRT 8.6, 10.13 and TensorRT for RTX 1.7 (which has those of 11).
 """
 
 from __future__ import annotations
@@ -15,28 +14,27 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ...build.builder import error_logger
 from ...cuda.device import CudaDevice, OutOfMemory
 from ...engine.manifest import Manifest
 from ...engine.ports import FoundPort, Port, check_ports, graph_ports
 from ...errors import BackendError, FormatError
-from .users import Users
+from ...hardware.tensorrt import error_logger
 
 ReadPlan = Callable[[], "memoryview | bytes"]
 _OUT_OF_MEMORY = re.compile(r"out ?of ?memory", re.IGNORECASE)  # OutOfMemory, "out of memory"
 
 
 class Refused(BackendError):
-    """TensorRT would not do something; nothing of it was begun."""
+    """TensorRT refused a request; nothing was started."""
 
 
 class RefusedForMemory(Refused, OutOfMemory):
-    """TensorRT has too little memory for something; nothing of it was begun."""
+    """TensorRT has too little memory for a request; nothing was started."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """One deserialised plan."""
+    """One deserialized plan."""
 
     name: str
     engine: Any
@@ -47,20 +45,19 @@ class Network:
 
 
 class LoadedPlans:
-    """The plans of one target on one GPU; they end with their last user.
+    """The plans of one target on one GPU, reference-counted: the last user releases them.
 
-    TensorRT's execution contexts may run in several threads, but nothing says that an engine may make
-    them in several: ``making`` is held meanwhile.
+    TensorRT's execution contexts may run in several threads. Its documentation does not say so for creating
+    them, so that happens under a lock.
     """
 
     def __init__(
         self, trt: Any, device: CudaDevice, manifest: Manifest, *, trusts_host_code: bool = False
     ) -> None:
         self.trt, self.device, self.manifest = trt, device, manifest
-        self.making = threading.Lock()
+        self._lock, self._users = threading.Lock(), 1
         self.networks: dict[str, Network] = {}
         self._logger = error_logger(trt)
-        self._users = Users()
         self._runtime = self._created("runtime", lambda: trt.Runtime(self._logger))
         if trusts_host_code:  # a version-compatible plan brings the runtime that it was built with
             self._runtime.engine_host_code_allowed = True
@@ -69,14 +66,14 @@ class LoadedPlans:
     def load(
         cls, trt: Any, index: int, manifest: Manifest, plans: Mapping[str, ReadPlan], *, compatible: bool
     ) -> LoadedPlans:
-        """Deserialise plans on a GPU.
+        """Deserialize plans on a GPU.
 
         Args:
             trt: The library.
             index: The GPU's number.
-            manifest: Of the engine that the plans belong to.
-            plans: Give the bytes of each, by the graph's name.
-            compatible: They are version-compatible.
+            manifest: The manifest of the plans' engine.
+            plans: For each graph, a function that returns the plan's bytes.
+            compatible: The plans are version-compatible.
 
         Raises:
             BackendError: TensorRT refuses a plan; the message has its reasons.
@@ -88,30 +85,33 @@ class LoadedPlans:
             undo.callback(_quietly, device.close)
             with device.current():
                 loaded = cls(trt, device, manifest, trusts_host_code=compatible)
-                undo.callback(loaded._drop)
+                undo.callback(loaded._release)
                 for name, read in plans.items():
                     with memoryview(read()) as data:
-                        loaded._deserialise(name, data)
+                        loaded._deserialize(name, data)
             undo.pop_all()
         return loaded
 
     def share(self) -> LoadedPlans:
         """Count one more user."""
-        self._users.join()
+        with self._lock:
+            self._users += 1
         return self
 
     def release(self) -> None:
-        """Count one user less; the last one ends everything."""
-        if not self._users.leave():
-            return
+        """Count one user less; the last one releases everything."""
+        with self._lock:
+            self._users -= 1
+            if self._users:
+                return
         with ExitStack() as closing:
             closing.callback(self.device.close)
-            with self.device.current():
-                self._drop()
+            with self.device.current("RELAXED"):
+                self._release()
 
     @property
     def activation_bytes(self) -> int:
-        """Return the memory that the hungriest network needs for its largest batch."""
+        """Return the memory that the largest network needs for its largest batch."""
         sizes = []
         for network in self.networks.values():
             engine = network.engine
@@ -120,18 +120,18 @@ class LoadedPlans:
         return max([*sizes, 256])
 
     def images_at_once(self, styles: int) -> int:
-        """Return how many images with so many styles each the plans take; 0 where not even one."""
+        """Return how many images with so many styles each the plans take at once; may be 0."""
         return min(self.networks["encoder"].max_batch, self.networks["generator"].max_batch // styles)
 
     def execution_context(self, network: Network, memory: int, size: int) -> Any:
-        """Return an execution context whose activations are in memory of the caller's."""
+        """Return an execution context whose activations are in the given memory."""
         strategy = getattr(self.trt, "ExecutionContextAllocationStrategy", None)  # since 10
         engine = network.engine
         if strategy is None:
             create = engine.create_execution_context_without_device_memory
         else:
             create = partial(engine.create_execution_context, strategy.USER_MANAGED)
-        with self.making:
+        with self._lock:
             context = self._created(f"execution context for the {network.name}", create)
         if hasattr(context, "set_device_memory"):
             context.set_device_memory(memory, size)
@@ -140,7 +140,7 @@ class LoadedPlans:
         return context
 
     def refused(self, what: str) -> Refused:
-        """Return the error for what TensorRT would not do, with its reasons."""
+        """Return the error for a request that TensorRT refused, with its reasons."""
         reasons = "; ".join(self._logger.errors[-3:]) or "no reason given"
         self._logger.errors.clear()
         kind = RefusedForMemory if _OUT_OF_MEMORY.search(reasons) else Refused
@@ -150,17 +150,17 @@ class LoadedPlans:
         )
 
     def _created(self, what: str, create: Callable[[], Any]) -> Any:
-        """Return what TensorRT makes; it gives None, or pybind's TypeError for None, where it cannot."""
+        """Return what TensorRT creates. On failure it returns None, for which pybind may raise TypeError."""
         self._logger.errors.clear()
         try:
             made = create()
         except (TypeError, RuntimeError):
             made = None
         if made is None:
-            raise self.refused(f"makes no {what}")
+            raise self.refused(f"cannot create the {what}")
         return made
 
-    def _deserialise(self, name: str, data: memoryview) -> None:
+    def _deserialize(self, name: str, data: memoryview) -> None:
         engine = self._created(
             f"engine of the plan of the {name}", lambda: self._runtime.deserialize_cuda_engine(data)
         )
@@ -190,17 +190,17 @@ class LoadedPlans:
                 continue
             kind, sizes = engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name))
             shape = tuple(None if size < 0 else int(size) for size in sizes)
-            # A profile of one batch size may fix it; which sizes there are is the profile's to say.
+            # A profile for one batch size may fix the batch; the profile says which sizes there are.
             found.append(FoundPort(name=name, dtype=types.get(kind, str(kind)), shape=(None, *shape[1:])))
         return found
 
-    def _drop(self) -> None:
-        """Let go of TensorRT's objects; in this order, since it may not keep what it needs alive."""
+    def _release(self) -> None:
+        """Release TensorRT's objects, the engines before the runtime."""
         self.networks = {}
         self._runtime = None
 
 
 def _quietly(close: Callable[[], None]) -> None:
-    """Close after an error, which matters more than one on the way out."""
+    """Close after an error, which matters more than a second one."""
     with suppress(BackendError):
         close()
