@@ -93,7 +93,7 @@ def test_an_engine_with_plans_runs_as_before(engine, trt, picture, translator):
         np.testing.assert_array_equal(built.run(picture), translator.run(picture))
 
 
-def test_plans_for_other_machines_stay_and_those_for_this_one_are_replaced(engine, trt, gpu):
+def test_only_plans_for_this_machine_are_replaced(engine, trt, gpu):
     build(request(engine))
     gpu(FakeTensorRT("11.0.0.114"))
     build(request(engine))
@@ -291,7 +291,7 @@ def test_a_link_to_an_engine_stays_one_and_the_engines_mode_too(engine, trt, tmp
         assert set(plans.records(file)) == {TARGET}
 
 
-def test_a_timing_cache_that_cannot_be_written_or_read_is_said_before_the_work(engine, trt, tmp_path):
+def test_an_unusable_timing_cache_is_reported_before_the_work(engine, trt, tmp_path):
     steps = []
     with pytest.raises(OutputError, match=r"none/cache cannot be written"):
         build(request(engine, timing_cache=tmp_path / "none" / "cache"), report=steps.append)
@@ -311,7 +311,7 @@ def test_plans_are_exported_for_other_tools(engine, trt, tmp_path):
         assert (tmp_path / "parts" / "plans" / name).read_bytes() == inside[f"plans/{TARGET}/{name}"]
 
 
-def test_a_file_where_the_plans_should_be_exported_is_refused_before_any_work(engine, trt, tmp_path):
+def test_a_file_in_place_of_the_export_folder_is_refused_first(engine, trt, tmp_path):
     (tmp_path / "plans").write_text("mine")
     before = engine.read_bytes()
     with pytest.raises(OutputError, match=r"plans is a file; give the name of a folder for the plans"):

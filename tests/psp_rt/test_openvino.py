@@ -179,7 +179,7 @@ def test_what_is_no_color_layer_stays_as_it_is(shape, transpose):
     assert [node.get_friendly_name() for node in model.get_ordered_ops()] == before
 
 
-def test_every_color_layer_of_the_demonstration_is_rewritten_and_its_pictures_stay(monkeypatch, picture):
+def test_color_layers_are_rewritten_and_pictures_stay_the_same(monkeypatch, picture):
     found = []
     monkeypatch.setattr(openvino_backend, "read_channels_last", lambda m: found.append(read_channels_last(m)))
     with Translator(DEMONSTRATION, device="cpu", backend="openvino") as translator:

@@ -70,7 +70,7 @@ def test_the_plan_that_fits_is_found_among_others(engine):
 
 
 @pytest.mark.parametrize("later", ["native", "compatible"])
-def test_plans_for_just_this_machine_go_before_compatible_ones_whichever_came_first(engine, later):
+def test_plans_for_just_this_machine_go_before_compatible_ones(engine, later):
     a100 = replace(H200, gpu="NVIDIA A100", compute_capability="8.0")
     older = replace(H200, version="10.9.0.34")
     native = record(engine)
@@ -116,7 +116,7 @@ def test_a_plan_from_another_machine_names_both_and_the_command(engine, changes)
 @pytest.mark.parametrize(
     ("version", "fits"), [("10.13.3.9", True), ("10.14.0.1", True), ("10.9.0.34", False), ("11.0.0.1", False)]
 )
-def test_a_version_compatible_plan_runs_on_later_versions_of_its_major_number(engine, version, fits):
+def test_a_version_compatible_plan_runs_on_later_minor_versions(engine, version, fits):
     target = add(engine, record(engine, version_compatible=True))
     machine = replace(H200, version=version)
     if fits:

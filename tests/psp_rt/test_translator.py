@@ -215,9 +215,7 @@ def test_an_engine_without_an_encoder_still_samples_and_generates(open_translato
 # Styles.
 
 
-def test_several_styles_of_one_picture_cost_one_encode_one_mapping_and_one_batch(
-    translator, picture, monkeypatch
-):
+def test_several_styles_cost_one_encode_one_mapping_and_one_batch(translator, picture, monkeypatch):
     calls = Calls(translator, monkeypatch)
     found = translator.run(picture, style=StyleMix.random([1, 2, 3, 4], layers="4-"))
     assert calls.made == [("map", 4), ("encode", 1), ("generate", 4)]

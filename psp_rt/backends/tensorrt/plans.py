@@ -55,7 +55,8 @@ class LoadedPlans:
         self, trt: Any, device: CudaDevice, manifest: Manifest, *, trusts_host_code: bool = False
     ) -> None:
         self.trt, self.device, self.manifest = trt, device, manifest
-        self._lock, self._users = threading.Lock(), 1
+        # Reentrant: while it is held, garbage collection may drop a clone, which then releases these plans.
+        self._lock, self._users = threading.RLock(), 1
         self.networks: dict[str, Network] = {}
         self._logger = error_logger(trt)
         self._runtime = self._created("runtime", lambda: trt.Runtime(self._logger))
