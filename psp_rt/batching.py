@@ -21,8 +21,7 @@ from .style import Codes, StyleMix, check_codes
 
 @dataclass(frozen=True, kw_only=True)
 class _Remembered:
-    """The style of the last call, and what became of it. Copies tell whether the caller has changed its
-    arrays."""
+    """The style of the last call and its result; copies tell whether the caller changed its arrays."""
 
     style: StyleMix
     reference: Codes | None
@@ -42,8 +41,7 @@ class StyledBatches:
     """Passes one model's batches and styles to a backend. The caller holds the backend's lock."""
 
     def __init__(self, manifest: Manifest, max_batch: int) -> None:
-        """Check that ``max_batch``, the most pictures to encode or generate at once, is a positive
-        integer."""
+        """Check that ``max_batch``, how many pictures to encode or generate at once, is 1 or more."""
         if not isinstance(max_batch, int) or max_batch < 1:
             raise InputError(f"max_batch is {max_batch!r}; expected 1 or more")
         self._manifest, self._max_batch = manifest, max_batch
@@ -100,8 +98,7 @@ class StyledBatches:
         return pictures[0] if given.ndim == 2 else pictures
 
     def styles(self, backend: Backend, style: StyleMix | None) -> Styles:
-        """Return what to mix in, its seeds mapped. For the same style it is the same object as in the last
-        call.
+        """Return what to mix in, with its seeds mapped; the same object as before for the same style.
 
         Raises:
             InputError: It is not a StyleMix, or goes beyond the model.

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
+from PIL.Image import Image
 
 from .backends import open_backend
 from .backends.backend import Backend
@@ -26,6 +27,8 @@ from .hardware.probe import check_threads
 from .images import COLORS, Pixels, is_device_array, read_pictures, to_array
 from .streaming import check_frames, in_order
 from .style import Codes, StyleMix, check_seed
+
+Source = str | os.PathLike[str] | Image
 
 MAX_STREAM_WORKERS = 4  # for a stream on a GPU; each has activations of its own
 
@@ -98,6 +101,20 @@ class Translator:
     def __repr__(self) -> str:
         return f"<Translator of {self.manifest.task} on {self.runs_on}>"
 
+    @overload
+    def run(self, images: Source, *, style: None = None) -> Image: ...
+
+    @overload
+    def run(self, images: Pixels, *, style: StyleMix | None = None, out: Pixels | None = None) -> Pixels: ...
+
+    @overload
+    def run(self, images: list[Source], *, style: None = None) -> list[Image]: ...
+
+    @overload
+    def run(
+        self, images: Any, *, style: StyleMix | None = None, out: Any = None, stream: Any = None
+    ) -> Any: ...
+
     def run(self, images: Any, *, style: StyleMix | None = None, out: Any = None, stream: Any = None) -> Any:
         """Translate one picture or a batch.
 
@@ -166,6 +183,21 @@ class Translator:
         with self._taking_turns() as backend:
             style = self._batches.map_seeds(backend, [check_seed(seed)])
         return np.repeat(style, self.manifest.num_styles, axis=0)
+
+    @overload
+    def stream(
+        self, frames: Iterable[Pixels], *, in_flight: int = 2, style: StyleMix | None = None
+    ) -> Iterator[Pixels]: ...
+
+    @overload
+    def stream(
+        self, frames: Iterable[Source], *, in_flight: int = 2, style: None = None
+    ) -> Iterator[Image]: ...
+
+    @overload
+    def stream(
+        self, frames: Iterable[Any], *, in_flight: int = 2, style: StyleMix | None = None
+    ) -> Iterator[Any]: ...
 
     def stream(
         self, frames: Iterable[Any], *, in_flight: int = 2, style: StyleMix | None = None

@@ -48,7 +48,7 @@ class OnnxRuntimeBackend(Backend):
 
     @classmethod
     def open(cls, engine: EngineFile, *, device: str, threads: int | None = None) -> OnnxRuntimeBackend:
-        """Load all graphs, so that errors surface now and the first call is not slower than the rest.
+        """Load all graphs: errors surface now, and the first call is not slower than the rest.
 
         Args:
             engine: The engine.
@@ -136,8 +136,11 @@ class OnnxRuntimeBackend(Backend):
                 self._run_bound("generator", len(parts[0]), inputs, target=target)
 
     def _run_bound(self, name: str, rows: int, inputs: dict[str, Any], *, target: int | None = None) -> Any:
-        """Run a session between arrays on the host and addresses on the GPU; return the output, or None if
-        bound."""
+        """Run a session between arrays on the host and addresses on the GPU.
+
+        Returns:
+            The output; None if it was written to the target.
+        """
         ports, (output,) = graph_ports(self._manifest, name)
         shapes = {port.name: (rows, *port.shape) for port in ports}
         try:

@@ -73,7 +73,7 @@ def build(
         BackendError: TensorRT is missing or gives up, or the plans compute something else.
         OutputError: The engine cannot be written; the old one is as it was.
     """
-    # Everything that can be wrong with the request, before minutes of work.
+    # Check the request before minutes of work.
     output = request.output or request.engine
     if request.strip_onnx and request.output is None:
         raise OutputError("without its graphs the engine runs nowhere else; add --output OTHER.engine")
@@ -82,20 +82,17 @@ def build(
     check_writable(output)
     if request.timing_cache is not None:
         check_writable(request.timing_cache)
-    if (
-        request.export_folder is not None
-        and request.export_folder.exists()
-        and not request.export_folder.is_dir()
-    ):
-        raise OutputError(f"{request.export_folder} is a file; give the name of a folder for the plans")
+    folder = request.export_folder
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; give the name of a folder for the plans")
     trt, machine = prepare(request)
 
     with (
         EngineFile.open(request.engine) as engine,
-        folder_beside(output, otherwise="It is as it was before") as folder,
+        folder_beside(output, otherwise="It is as it was before") as parts,
     ):
         # Build.
-        plans = _build_all(trt, engine, request, folder, report, progress)
+        plans = _build_all(trt, engine, request, parts, report, progress)
 
         # Compare.
         if engine.manifest.noise == "random":
@@ -111,8 +108,8 @@ def build(
         files: dict[str, Content] = {RECORD: record.to_json().encode()}
         files |= {f"{name}.plan": path for name, path in plans.items()}
         add_plans(request.engine, record.target, files, output=output, strip=request.strip_onnx)
-        if request.export_folder is not None:
-            _export(files, request.export_folder)
+        if folder is not None:
+            _export(files, folder)
     return record
 
 

@@ -1,2 +1,1 @@
-"""A thin layer over NVIDIA's cuda-bindings and cuda-core: the GPU's context, captured graphs, other
-libraries' arrays."""
+"""A thin layer over NVIDIA's cuda-bindings and cuda-core. Private to psp_rt."""

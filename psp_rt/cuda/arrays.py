@@ -1,5 +1,4 @@
-"""Pictures in GPU memory: arrays of other libraries are used in place, and the result is an array of the same
-library.
+"""Pictures in GPU memory: arrays of other libraries in, arrays of the same library out.
 
 cuda-core reads DLPack and ``__cuda_array_interface__`` and makes our stream wait for the array's own stream.
 What an array claims is checked before a kernel uses it, since a wrong address would end all work on the GPU.
@@ -274,8 +273,7 @@ def _strided_memory_view() -> Any:
 
 
 def _new_like(array: Any, shape: tuple[int, ...], stream: int | None) -> Any:
-    """Return a new uint8 array in the library of another one, for use in a stream; None for its current
-    stream."""
+    """Return a new uint8 array of another one's library, for a stream; None for the current one."""
     handle = 0 if stream == LEGACY_DEFAULT else stream  # as both libraries name the default stream
     if hasattr(array, "new_empty"):
         cuda = sys.modules["torch"].cuda

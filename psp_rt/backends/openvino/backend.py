@@ -49,8 +49,7 @@ class OpenVinoBackend(Backend):
 
     @classmethod
     def open(cls, engine: EngineFile, *, precision: str, threads: int | None = None) -> OpenVinoBackend:
-        """Load and compile all graphs, so that errors surface now and the first call is not slower than the
-        rest.
+        """Load and compile all graphs: errors surface now, and the first call is not slower than the rest.
 
         Args:
             engine: The engine.

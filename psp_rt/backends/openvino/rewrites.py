@@ -1,5 +1,4 @@
-"""Rewrites of graphs for OpenVINO on the CPU: an encoder in two precisions, and color layers that read
-channels last."""
+"""Rewrites for OpenVINO on the CPU: an encoder in two precisions, color layers that read channels last."""
 
 from __future__ import annotations
 

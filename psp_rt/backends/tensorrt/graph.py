@@ -63,8 +63,7 @@ class Timeline:
         return event
 
     def settle(self, stream: Any = None) -> None:
-        """Wait for all work, so that its buffers can be released or filled again. Its errors are reported
-        elsewhere."""
+        """Wait for all work, so that its buffers can be released; its errors are reported elsewhere."""
         waits = [("cuStreamSynchronize", self.own), ("cuStreamSynchronize", stream)]
         waits += [("cuEventSynchronize", event) for event, _ in self._running]
         for name, handle in waits:
