@@ -35,7 +35,7 @@ from benchmarks.report.result import ModelResult, Results, write, write_text
 from benchmarks.report.result_tables import all_tables
 from benchmarks.session import Settings
 from psp_rt import PspError
-from psp_rt.cli.missing import INTERRUPTED
+from psp_rt.cli.group import INTERRUPTED
 from psp_rt.files import check_writable
 from psp_rt.hardware.probe import default_threads, probe_driver
 

@@ -39,7 +39,7 @@ from benchmarks.training_speed.setups import (
     plain_sizes,
 )
 from psp_rt import PspError
-from psp_rt.cli.missing import INTERRUPTED
+from psp_rt.cli.group import INTERRUPTED
 from trainer import recipe as tasks
 from trainer.cli.evaluate import check_outputs, describe_machine, write
 from trainer.loop import distributed as team

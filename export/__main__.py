@@ -1,8 +1,8 @@
 """Command line of the export: ``python -m export --help``."""
 
-from psp_rt.cli.missing import explained
+from psp_rt.cli.group import require
 
-with explained(needed_for="exporting", install="pip install '.[cpu,export]'"):
+with require("exporting", install="pip install '.[cpu,export]'"):
     from export.cli import main
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = ("psp_rt", "export", "trainer", "benchmarks", "tests")
 ALLOWED = {
-    "trainer": ("trainer", "psp_rt.images", "psp_rt.errors", "psp_rt.cli.missing", "psp_rt.cli.group"),
+    "trainer": ("trainer", "psp_rt.images", "psp_rt.errors", "psp_rt.cli.group", "psp_rt.files"),
     "export": ("export", "psp_rt", "trainer.networks", "trainer.checkpoint"),
 }
 

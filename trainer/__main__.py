@@ -1,8 +1,8 @@
 """Command line of the trainer: ``python -m trainer --help``."""
 
-from psp_rt.cli.missing import explained
+from psp_rt.cli.group import require
 
-with explained(needed_for="training", install="pip install '.[train]'"):
+with require("training", install="pip install '.[train]'"):
     from trainer.cli.main import main
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psp_rt
 from benchmarks.measure.workload import ROOT
-from psp_rt.cli.doctor import installed_packages
+from psp_rt.cli.info import installed_packages
 from psp_rt.hardware.probe import probe_driver
 
 PACKAGES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "torch", "onnx", "openvino", "tensorrt")

@@ -11,8 +11,7 @@ from export.graphs import activations, emulation, fp16
 from export.graphs.activations import Feeds
 from export.parity import psnr_db
 from psp_rt import InputError, InputSpec, OutputError, Translator
-from psp_rt.cli.output_files import SUFFIXES
-from psp_rt.images import read_pictures
+from psp_rt.images import is_picture_file, read_pictures
 
 SEEDS = (0, 1, 2, 3)  # random styles
 MAX_PICTURES = 16  # at full size each takes seconds
@@ -51,9 +50,9 @@ def load_pictures(paths: Sequence[Path], spec: InputSpec | None) -> NDArray[np.u
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+    found = sorted(file for file in path.iterdir() if is_picture_file(file))
     if not found:
-        raise InputError(f"the folder {path} holds no pictures ({', '.join(SUFFIXES)})")
+        raise InputError(f"the folder {path} holds no pictures")
     return found
 
 

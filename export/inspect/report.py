@@ -17,7 +17,7 @@ from export.inspect import times as layer_times
 from export.inspect.layers import Layer, read_layers
 from export.inspect.times import LayerTimes
 from psp_rt import EngineFile, FormatError, InputError, Manifest, Translator
-from psp_rt.cli.missing import explained
+from psp_rt.cli.group import require
 from psp_rt.engine.ports import graph_ports
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def compare_precisions(
     Raises:
         InputError: There is nothing to compare, or nothing to compare it on.
     """
-    with explained(needed_for="--compare", install="pip install '.[cpu,export]'"):
+    with require("--compare", install="pip install '.[cpu,export]'"):
         from export.inspect import differences as layer_differences
     manifest = engine.manifest
     if manifest.precision != "fp16":

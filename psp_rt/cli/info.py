@@ -1,25 +1,35 @@
-"""What an engine holds, in words: the text of ``psp-rt info``."""
+"""The texts of ``psp-rt info`` (what an engine holds) and ``psp-rt doctor`` (what this machine has)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import platform
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
 
+from .. import __version__
+from ..cuda.device import INSTALL_BINDINGS
 from ..engine.manifest import Manifest
-from ..engine.plans import PlanRecord, records
+from ..engine.plans import PlanRecord, obstacle, records
 from ..engine.reader import EngineFile
 from ..errors import PspError
 from ..hardware.choose import Hardware, choose
+from ..hardware.openvino import INSTALL_OPENVINO, OpenVinoState
+from ..hardware.probe import CUDA_PROVIDER, INSTALL_CUDA, default_threads
+from ..translator import Translator
 
-FIGURES = {  # of the manifest's parity: how people read it, and its unit
+PACKAGES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "cuda-bindings")
+FIGURES = {  # figures of the manifest's parity: title and format
     "codes_relative_error": ("codes, FP32", "{:.1e} of their range"),
     "styles_relative_error": ("styles of seeds, FP32", "{:.1e} of their range"),
-    "picture_max_levels": ("pictures, FP32", "at most {:g} grey levels"),
+    "picture_max_levels": ("pictures, FP32", "at most {:g} gray levels"),
     "picture_psnr_db": ("pictures, FP32", "{:.1f} dB"),
     "fp16_weights_psnr_db": ("weights stored as FP16", "{:.1f} dB"),
     "fp16_generator_psnr_db": ("FP16 generator, emulated", "{:.1f} dB"),
     "fp16_end_to_end_psnr_db": ("FP16 graphs, emulated", "{:.1f} dB"),
 }
-PLAN_FIGURES = {  # likewise, of a plan's
+PLAN_FIGURES = {  # the same for a plan's parity
     "styles_psnr_db": ("styles of seeds", "{:.1f} dB"),
     "codes_psnr_db": ("codes", "{:.1f} dB"),
     "picture_psnr_db": ("pictures", "{:.1f} dB"),
@@ -27,16 +37,16 @@ PLAN_FIGURES = {  # likewise, of a plan's
 GRAPHS = {"fp32": "fp32", "fp16": "fp32, and fp16 for TensorRT plans"}
 
 
-def described(file: EngineFile) -> Iterator[str]:
+def describe(file: EngineFile) -> Iterator[str]:
     """Yield the lines that describe an engine, in groups."""
     manifest, plans = file.manifest, records(file)
     groups = {
         "Model": _model(manifest),
-        "On this machine": {"auto takes": runs_on(Hardware(), file)},
+        "On this machine": {"auto uses": runs_on(Hardware(), file)},
         "Against PyTorch": in_words(manifest.parity),
         "Made from": dict(manifest.provenance),
         "Members": {name: _megabytes(member.size) for name, member in manifest.members.items()},
-        "TensorRT plans": {target: _plan(record) for target, record in plans.items()},
+        "TensorRT plans": {target: _plan_text(record) for target, record in plans.items()},
     }
     for number, (heading, lines) in enumerate(group for group in groups.items() if group[1]):
         if number:
@@ -47,7 +57,7 @@ def described(file: EngineFile) -> Iterator[str]:
 
 
 def runs_on(machine: Hardware, file: EngineFile | None = None) -> str:
-    """Return what a Translator takes by itself here, and why; without a file, for any that has no plan."""
+    """Return what a Translator uses by default here, and why; without a file, for an engine without plans."""
     try:
         choice = choose(machine, engine=file)
         if file is not None and not choice.plan:
@@ -75,7 +85,7 @@ def _model(manifest: Manifest) -> dict[str, str]:
 
 
 def in_words(figures: Mapping[str, float], words: Mapping[str, tuple[str, str]] = FIGURES) -> dict[str, str]:
-    """Return figures of parity as people read them: what was compared, and how far it is off."""
+    """Return parity figures as lines to read: what was compared, and the difference."""
     lines: dict[str, str] = {}
     for key, value in figures.items():
         name, form = words.get(key, (key, "{:g}"))
@@ -84,9 +94,89 @@ def in_words(figures: Mapping[str, float], words: Mapping[str, tuple[str, str]] 
     return lines
 
 
-def _plan(record: PlanRecord) -> str:
+def _plan_text(record: PlanRecord) -> str:
     return f"{record.precision}, batches {record.min_batch} to {record.max_batch}, for {record.machine}"
 
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:.2f} MB"
+
+
+def diagnose(engine: Path | None) -> Iterator[str]:
+    """Yield the lines about this machine; with an engine, run it once."""
+    machine, installed = Hardware(), installed_packages()
+    yield _line("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}")
+    yield _line("psp_rt", __version__)
+    for name in PACKAGES:
+        yield _line(name, installed.get(name, "not installed"))
+    yield _line("providers", ", ".join(machine.providers) if machine.providers else "none")
+    yield _line("bf16", _bf16(machine.openvino))
+    yield _line("driver", machine.driver.problem or f"CUDA {machine.driver.cuda_version}")
+    for index, gpu in enumerate(machine.driver.gpus):
+        yield _line(f"cuda:{index}", gpu)
+    yield _line("threads", str(default_threads() or "all cores"))
+    yield _line("auto uses", runs_on(machine))
+    for fault in faults(machine, installed):
+        yield _line("to fix", fault)
+    if engine is not None:
+        for line in _plan_states(engine, machine):
+            yield _line("plan", line)
+        yield _line("engine", _trial(engine))
+
+
+def installed_packages(names: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Return the versions of installed packages."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def faults(machine: Hardware, installed: dict[str, str]) -> list[str]:
+    """Return what is wrong or missing, each with the command that fixes it."""
+    found = []
+    if machine.providers is None and machine.driver.gpus:
+        found.append(f"this machine has a GPU, but ONNX Runtime is not installed: {INSTALL_CUDA}")
+    elif {"onnxruntime", "onnxruntime-gpu"} <= installed.keys():
+        found.append(
+            f"onnxruntime and onnxruntime-gpu are both installed and hide each other: {INSTALL_CUDA}"
+        )
+    elif machine.driver.gpus and CUDA_PROVIDER not in (machine.providers or ()):
+        found.append(f"this machine has a GPU, but ONNX Runtime has no CUDA provider: {INSTALL_CUDA}")
+    if machine.driver.gpus and "tensorrt" in installed and "cuda-bindings" not in installed:
+        found.append(f"TensorRT plans need cuda-bindings: {INSTALL_BINDINGS}")
+    if machine.openvino.problem and machine.measured_openvino:
+        found.append(f"{machine.openvino.problem}: models on the CPU would run faster")
+    return found
+
+
+def _bf16(openvino: OpenVinoState) -> str:
+    if openvino.problem:
+        return f"needs OpenVINO: {INSTALL_OPENVINO}"
+    return "yes, precision='bf16'" if "BF16" in openvino.capabilities else "not supported by this processor"
+
+
+def _plan_states(engine: Path, machine: Hardware) -> Iterator[str]:
+    """Yield for each plan of an engine whether the first GPU can run it."""
+    with EngineFile.open(engine, needs_graphs=False) as file:
+        for target, record in records(file).items():
+            state = machine.tensorrt(0)
+            problem = state.problem if state.machine is None else obstacle(record, state.machine, file)
+            yield f"{target}: {problem or 'runs here'}"
+
+
+def _trial(engine: Path) -> str:
+    """Load an engine and generate one picture."""
+    start = time.perf_counter()
+    with Translator(engine) as translator:
+        translator.generate(translator.sample(0))
+        seconds = time.perf_counter() - start
+        where = f"{translator.device} with {translator.backend}, {translator.precision}"
+        return f"{engine} runs on {where}: loaded and first picture made in {seconds:.2f} s"
+
+
+def _line(name: str, value: str) -> str:
+    return f"{name:16} {value}"

@@ -9,9 +9,9 @@ import click
 from .. import __version__
 from ..engine.reader import EngineFile
 from .build import build_command
-from .doctor import report
+from .faces import faces_command
 from .group import Commands
-from .info import described
+from .info import describe, diagnose
 from .run import run_command
 
 
@@ -25,18 +25,19 @@ def main() -> None:
 @click.argument("engine", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def info(engine: Path, as_json: bool) -> None:
-    """Say what ENGINE holds and where it runs, without loading it."""
+    """Show what ENGINE contains and where it runs, without loading it."""
     with EngineFile.open(engine, needs_graphs=False) as file:
-        click.echo(file.manifest.to_json().rstrip() if as_json else "\n".join(described(file)))
+        click.echo(file.manifest.to_json().rstrip() if as_json else "\n".join(describe(file)))
 
 
 @main.command()
 @click.argument("engine", required=False, type=click.Path(path_type=Path))
 def doctor(engine: Path | None) -> None:
-    """Say what this machine has, and what would run here; with ENGINE, try it."""
-    for line in report(engine):
+    """Show what this machine has and what would run here; with ENGINE, run it once."""
+    for line in diagnose(engine):
         click.echo(line)
 
 
 main.add_command(run_command)
+main.add_command(faces_command)
 main.add_command(build_command)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,15 +11,16 @@ from pathlib import Path
 import click
 from PIL import Image
 
+from .. import drawings, faces
 from ..errors import InputError
-from ..hardware.choose import BACKENDS, PRECISIONS
 from ..images import load, over_white
-from ..style import DEFAULT_LAYERS, StyleMix, layer_ranges, layer_rows
+from ..photos import Selection, align_faces
+from ..style import Codes, StyleMix
 from ..translator import Translator
-from .missing import INTERRUPTED
-from .output_files import Job, plan, save
+from .group import INTERRUPTED
+from .jobs import Job, plan, save
+from .options import SeedsCommand, StyleOptions, check_takes_pictures, hardware_options, style_options
 
-MAX_SEEDS = 1000
 MAX_NAMED = 20  # written files that are named one by one
 
 
@@ -29,71 +29,48 @@ class Done:
     """What a run has done so far."""
 
     written: list[Path] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)  # one for each picture that could not be read
+    failures: list[str] = field(default_factory=list)  # one for each picture that could not be translated
 
 
-class SeveralSeeds(click.Command):
-    """Takes ``--seeds 1 2 3``, where click's options have one value."""
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What is done to a picture before the model sees it."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Join the values that follow --seeds into one."""
-        joined: list[str] = []
-        for arg in args:
-            follows_seeds = len(joined) > 1 and joined[-2] == "--seeds"
-            if follows_seeds and re.fullmatch(r"\d[\d,-]*", arg) and re.fullmatch(r"\d[\d,-]*", joined[-1]):
-                joined[-1] += f",{arg}"
-            else:
-                joined.append(arg)
-        return super().parse_args(ctx, joined)
+    select: Selection | None = None  # faces to find and align
+    clean: bool = False  # drawings are made even, and cropped
+    from_photo: bool = False  # photos are drawn first
+    paste: bool = False
 
 
-def seed_list(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """Return the seeds of "1,2,7-9"."""
-    if value is None:
-        return None
-    seeds: list[int] = []
-    for part in value.split(","):
-        match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if last < first or last - first + len(seeds) >= MAX_SEEDS:
-            expected = f"expected at most {MAX_SEEDS} numbers, such as 1 2 3 or 1-3"
-            raise click.BadParameter(f"{value!r}; {expected}", ctx=ctx, param=param)
-        seeds += range(first, last + 1)
-    return tuple(dict.fromkeys(seeds))
-
-
-@click.command("run", cls=SeveralSeeds)
+@click.command("run", cls=SeedsCommand)
 @click.argument("engine", type=click.Path(path_type=Path))
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="INPUT...")
 @click.option("-o", "--output", required=True, metavar="FILE_OR_DIR", help="Where the results go.")
-@click.option("--style-from", type=click.Path(path_type=Path), metavar="IMAGE", help="Mix its style in.")
-@click.option("--seeds", callback=seed_list, metavar="N...", help="Mix random styles in: 1 2 3 gives three.")
-@click.option("--layers", metavar="LAYERS", help="Layers to mix, from 1: 8-18. Default: 8-, the paper's.")
-@click.option("--alpha", type=click.FloatRange(0, 1), help="How far to mix. Default: 1")
-@click.option("--couple", is_flag=True, help="Put the input beside each result.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
-    "--backend",
-    type=click.Choice(BACKENDS),
-    default="auto",
-    show_default=True,
-    help="auto takes the fastest one that can be used.",
+    "--faces",
+    "select",
+    type=click.Choice(["largest", "all", "off"]),
+    help="Which faces to find and align. Default: largest, for engines that expect aligned faces.",
 )
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    default="auto",
-    show_default=True,
-    help="auto: fp32, or what a TensorRT plan has. bf16: faster, close; OpenVINO on some processors.",
-)
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="On the CPU. Default: one for each physical core."
-)
+@click.option("--paste", is_flag=True, help="Put the results back into the photo.")
+@click.option("--no-clean", is_flag=True, help="Sketch engines: use drawings exactly as they are.")
+@click.option("--from-photo", is_flag=True, help="Sketch engines: draw photos first.")
+@click.option("--recursive", is_flag=True, help="Also read the folders inside of a folder.")
+@click.option("--skip-existing", is_flag=True, help="Leave out pictures whose results exist.")
+@style_options
+@click.option("--couple", is_flag=True, help="Put the input next to each result.")
+@hardware_options
 def run_command(
     *,
     engine: Path,
     inputs: tuple[Path, ...],
     output: str,
+    select: str | None,
+    paste: bool,
+    no_clean: bool,
+    from_photo: bool,
+    recursive: bool,
+    skip_existing: bool,
     style_from: Path | None,
     seeds: tuple[int, ...] | None,
     layers: str | None,
@@ -104,88 +81,164 @@ def run_command(
     precision: str,
     threads: int | None,
 ) -> None:
-    """Translate pictures, or folders of them, with ENGINE."""
-    _check_style_options(style_from, seeds, layers, alpha)
+    """Translate pictures, or folders of them, with ENGINE.
+
+    Engines that expect aligned faces get the largest face of each photo, cut and turned upright. Engines
+    for sketches get drawings on clean, evenly white paper.
+    """
+    styles = StyleOptions(style_from=style_from, seeds=seeds, layers=layers, alpha=alpha)
+    styles.check()
+    if paste and couple:
+        raise click.UsageError("--paste and --couple are both given; choose one")
+    found = plan(inputs, output, seeds=seeds or (), recursive=recursive, skip_existing=skip_existing)
+    for line in found.left_out:
+        click.echo(line, err=True)
+    if found.existing:
+        click.echo(f"skipped {found.existing} of {found.existing + len(found.jobs)}: results exist", err=True)
+
     done = Done()
-    jobs = plan(inputs, output, seeds or ())
     with Translator(
         engine, device=device, backend=backend, precision=precision, threads=threads
     ) as translator:
         click.echo(f"{engine} runs on {translator.runs_on}", err=True)
-        if translator.manifest.input is None:
-            raise InputError(f"{engine} has no encoder, so it takes no pictures; see psp-rt info {engine}")
-        style = _style(translator, style_from, seeds, layers or DEFAULT_LAYERS, alpha)
+        check_takes_pictures(translator, engine)
+        preparation = _preparation(translator, engine, select, paste, no_clean, from_photo)
+        style = styles.style(translator, lambda path: _encode(translator, path, preparation))
         if style is not None:
-            click.echo(_mixed(translator, layers), err=True)
+            click.echo(styles.report(translator), err=True)
         try:
-            _run_all(translator, jobs, style, couple, done)
+            _run_all(translator, found.jobs, style, preparation, couple, done)
         except KeyboardInterrupt:
-            count = sum(len(job.targets) for job in jobs)
+            count = sum(len(job.targets) for job in found.jobs)
             click.echo(f"\ninterrupted; {len(done.written)} of {count} pictures are written", err=True)
             sys.exit(INTERRUPTED)
-    _tell_written(done.written)
-    if done.failures:
-        click.echo(f"{len(done.failures)} of {len(jobs)} pictures failed:", err=True)
-        for reason in done.failures:
-            click.echo(f"  {reason}", err=True)
-        sys.exit(1)
+    _report(done, len(found.jobs))
 
 
-def _check_style_options(
-    style_from: Path | None, seeds: tuple[int, ...] | None, layers: str | None, alpha: float | None
-) -> None:
-    if style_from is not None and seeds is not None:
-        raise click.UsageError("--style-from and --seeds are both given; choose one")
-    if style_from is None and seeds is None and (layers is not None or alpha is not None):
-        raise click.UsageError("--layers and --alpha need a style; add --style-from IMAGE or --seeds 1 2 3")
-    if layers is not None:
-        layer_ranges(layers)  # before an engine is opened for nothing
+def _preparation(
+    translator: Translator, engine: Path, select: str | None, paste: bool, no_clean: bool, from_photo: bool
+) -> Preparation:
+    """Return what the engine's manifest and the options ask for."""
+    manifest = translator.manifest
+    sketch = manifest.task == "sketch"
+    if (no_clean or from_photo) and not sketch:
+        raise click.UsageError(f"--no-clean and --from-photo are for sketch engines; this is {manifest.task}")
+    if paste and sketch:
+        raise click.UsageError("--paste is for photos; this engine takes drawings")
+    if sketch:
+        return Preparation(clean=not no_clean, from_photo=from_photo)
+    if manifest.alignment is None and select is None:
+        if manifest.input is not None and manifest.input.kind == "rgb":
+            click.echo(
+                f"{engine} does not say whether it expects aligned faces; if it does, add --faces largest",
+                err=True,
+            )
+        select = "off"
+    chosen = select or ("largest" if manifest.alignment == "ffhq" else "off")
+    if chosen == "off":
+        if paste:
+            raise click.UsageError("--paste needs faces; add --faces largest or --faces all")
+        return Preparation()
+    return Preparation(select="all" if chosen == "all" else "largest", paste=paste)
 
 
-def _style(
-    translator: Translator,
-    style_from: Path | None,
-    seeds: tuple[int, ...] | None,
-    layers: str,
-    alpha: float | None,
-) -> StyleMix | None:
-    alpha = 1.0 if alpha is None else alpha
-    if style_from is not None or seeds is not None:
-        layer_rows(layers, translator.manifest.num_styles)  # refused once, not for each picture
-    if style_from is not None:
-        return StyleMix(translator.encode(style_from), layers=layers, alpha=alpha)
-    return None if seeds is None else StyleMix.random(seeds, layers=layers, alpha=alpha)
+def _prepare(
+    picture: Image.Image, preparation: Preparation, size: int
+) -> tuple[list[Image.Image], list[faces.Face], str]:
+    """Return the pictures that the model gets for one picture, their faces, and what was done."""
+    if preparation.select is not None:
+        upright = faces.upright_rgb(picture)
+        aligned, report = align_faces(upright, size=size, select=preparation.select)
+        return [face.picture for face in aligned], [face.face for face in aligned], report
+    if preparation.from_photo:
+        drawn, report = drawings.from_photo(picture)
+        return [drawn], [], report
+    if preparation.clean:
+        cleaned = drawings.clean(picture)
+        return [cleaned.picture], [], cleaned.report
+    return [picture], [], ""
 
 
-def _mixed(translator: Translator, layers: str | None) -> str:
-    """Say which layers are mixed; the default leaves few to a small model."""
-    count = translator.manifest.num_styles
-    if layers is None:
-        return f"mixes layers {DEFAULT_LAYERS}{count} of {count}; --layers chooses others"
-    return f"mixes layers {layers} of {count}"
+def _encode(translator: Translator, path: Path, preparation: Preparation) -> Codes:
+    """Return the code of a picture, prepared as the inputs are."""
+    pictures, _, _ = _prepare(load(path), preparation, _crop_size(translator))
+    codes: Codes = translator.encode(pictures[0])
+    return codes
+
+
+def _crop_size(translator: Translator) -> int:
+    spec = translator.manifest.input
+    assert spec is not None
+    return max(spec.height, spec.width)
 
 
 def _run_all(
-    translator: Translator, jobs: Sequence[Job], style: StyleMix | None, couple: bool, done: Done
+    translator: Translator,
+    jobs: Sequence[Job],
+    style: StyleMix | None,
+    preparation: Preparation,
+    couple: bool,
+    done: Done,
 ) -> None:
-    """Do all jobs, and note what was written and what could not be read."""
+    """Do all jobs, and note what was written and what failed."""
     bar_of = click.progressbar(jobs, label="translating", file=sys.stderr)
     with bar_of if len(jobs) > 1 else contextlib.nullcontext(jobs) as bar:
         for job in bar:
             try:
                 source = load(job.source)
-                results = translator.run(source, style=style)
+                pictures, found, report = _prepare(source, preparation, _crop_size(translator))
+                results = translator.run(pictures, style=style)
             except InputError as error:
-                reason = str(error)
-                done.failures.append(reason if str(job.source) in reason else f"{job.source}: {reason}")
+                done.failures.append(_reason(job.source, error, preparation))
                 continue
-            results = results if isinstance(results, list) else [results]
-            for result, target in zip(results, job.targets, strict=True):
-                save(_beside(source, result) if couple else result, target)
-                done.written.append(target)
+            if report and len(jobs) <= MAX_NAMED:
+                click.echo(f"{job.source.name}: {report}", err=True)
+            _write(job, source, pictures, results, found, preparation, couple, done)
 
 
-def _beside(source: Image.Image, result: Image.Image) -> Image.Image:
+def _reason(source: Path, error: InputError, preparation: Preparation) -> str:
+    """Return why a picture failed, with its name and what to try."""
+    reason = str(error)
+    if reason.startswith("no face was found"):
+        reason += "; --faces off translates the whole picture as it is"
+    return reason if str(source) in reason else f"{source}: {reason}"
+
+
+def _write(
+    job: Job,
+    source: Image.Image,
+    pictures: list[Image.Image],
+    results: list[Image.Image | list[Image.Image]],
+    found: Sequence[faces.Face],
+    preparation: Preparation,
+    couple: bool,
+    done: Done,
+) -> None:
+    """Write the results of one picture: for each style one file, or one for each face."""
+    by_face = [result if isinstance(result, list) else [result] for result in results]
+    for number, target in enumerate(job.targets):
+        of_style = [of_face[number] for of_face in by_face]
+        if preparation.paste:
+            whole = faces.upright_rgb(source)
+            for face, result in zip(found, of_style, strict=True):
+                whole = faces.paste(whole, face, result)
+            named = [(whole, target)]
+        else:
+            named = [
+                (_couple(picture, result) if couple else result, _of_face(target, index, len(of_style)))
+                for index, (picture, result) in enumerate(zip(pictures, of_style, strict=True), 1)
+            ]
+        for picture, path in named:
+            save(picture, path)
+            done.written.append(path)
+
+
+def _of_face(target: Path, number: int, count: int) -> Path:
+    """Return the name of one face's result, if there are several."""
+    return target if count == 1 else target.with_name(f"{target.stem}-face{number}{target.suffix}")
+
+
+def _couple(source: Image.Image, result: Image.Image) -> Image.Image:
     """Return the input and the result on its right, the smaller one scaled to the height of the other."""
     height = max(source.height, result.height)
     shown = [_scaled(over_white(image).convert("RGB"), height) for image in (source, result)]
@@ -201,9 +254,15 @@ def _scaled(image: Image.Image, height: int) -> Image.Image:
     )
 
 
-def _tell_written(targets: Sequence[Path]) -> None:
-    if len(targets) > MAX_NAMED:
-        click.echo(f"wrote {len(targets)} pictures to {targets[0].parent}")
-        return
-    for target in targets:
-        click.echo(f"wrote {target}")
+def _report(done: Done, count: int) -> None:
+    """Print what was written; exit with status 1 if a picture failed."""
+    if len(done.written) > MAX_NAMED:
+        click.echo(f"wrote {len(done.written)} pictures to {done.written[0].parent}")
+    else:
+        for target in done.written:
+            click.echo(f"wrote {target}")
+    if done.failures:
+        click.echo(f"{len(done.failures)} of {count} pictures failed:", err=True)
+        for reason in done.failures:
+            click.echo(f"  {reason}", err=True)
+        sys.exit(1)

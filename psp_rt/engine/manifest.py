@@ -8,6 +8,8 @@
     style_dim          D
     noise              "const", "random" or "none"
     precision          of builds for a GPU; with "fp16" the file also holds FP16 graphs
+    alignment          "ffhq": the encoder expects faces cut as FFHQ's are; "none": any picture; may be absent
+    default_layers     the paper's layers that random styles replace, such as "3-"; may be absent
     fp32_layers        for each FP16 graph, the nodes kept in FP32 because FP16 would overflow; may be absent
     weights            how the file stores the weights
     provenance         where the model comes from, text to text
@@ -26,7 +28,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from ..errors import FormatError
+from ..errors import FormatError, InputError
+from ..style import DEFAULT_LAYERS, layer_ranges
 from .fields import Fields
 
 FORMAT = "psp_rt.engine"
@@ -35,6 +38,7 @@ INPUT_KINDS = ("rgb", "gray", "labels")
 RESIZES = ("bilinear", "nearest")
 NOISES = ("const", "random", "none")
 PRECISIONS = ("fp32", "fp16")
+ALIGNMENTS = ("ffhq", "none")
 MAX_SIDE = 16384  # pixels; a manifest must not be able to ask for terabytes
 MAX_STYLES = 64
 MAX_STYLE_DIM = 65536
@@ -89,6 +93,13 @@ class Manifest:
     members: Mapping[str, Member] = field(default_factory=dict)
     fp32_layers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     stripped: bool = False
+    alignment: str | None = None
+    default_layers: str | None = None
+
+    @property
+    def layers_of_seeds(self) -> str:
+        """The layers that random styles replace unless others are asked for."""
+        return self.default_layers or DEFAULT_LAYERS
 
     def to_json(self) -> str:
         """Return the manifest as JSON text."""
@@ -118,6 +129,8 @@ class Manifest:
             members=_members(fields.group("members")),
             fp32_layers=_fp32_layers(fields),
             stripped=fields.optional("stripped") is True,
+            alignment=_optional(fields, "alignment", ALIGNMENTS),
+            default_layers=_layers(fields),
         )
 
 
@@ -163,6 +176,21 @@ def _members(fields: Fields) -> dict[str, Member]:
             )
         members[name] = Member(sha256=sha256, size=entry.whole("size", 0, 2**63 - 1))
     return members
+
+
+def _optional(fields: Fields, name: str, choices: tuple[str, ...]) -> str | None:
+    return None if fields.optional(name) is None else fields.choice(name, choices)
+
+
+def _layers(fields: Fields) -> str | None:
+    if fields.optional("default_layers") is None:
+        return None
+    layers = fields.text("default_layers", longest=60)
+    try:
+        layer_ranges(layers)
+    except InputError as error:
+        raise FormatError(f"manifest.json: default_layers: {error}") from None
+    return layers
 
 
 def _fp32_layers(fields: Fields) -> dict[str, tuple[str, ...]]:

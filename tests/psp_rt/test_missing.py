@@ -30,9 +30,9 @@ def test_a_missing_package_is_one_line_that_says_how_to_install_it(package, miss
 
 
 def test_a_missing_module_of_our_own_keeps_its_traceback():
-    from psp_rt.cli.missing import explained
+    from psp_rt.cli.group import require
 
-    with pytest.raises(ModuleNotFoundError), explained(needed_for="this", install="that"):
+    with pytest.raises(ModuleNotFoundError), require("this", install="that"):
         raise ModuleNotFoundError("no", name="psp_rt.gone")
 
 

@@ -1,0 +1,301 @@
+"""Clean drawings on paper, so that they look like the drawings that sketch models are trained on.
+
+    even paper      divide by the paper's brightness, so that shadows and colored paper become white
+    ink             dark lines on light paper; light lines on a dark ground are inverted
+    levels          the paper's grain becomes white, the darkest ink black
+    frame           a line around the whole sheet is dropped
+    crop            a square around the face as FFHQ cuts it, or around the ink if no face is seen
+
+A drawing that is clean already, dark lines on white in the right place, stays as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter
+
+from . import faces
+from .errors import DeviceError, InputError
+from .faces import Face, Finder
+from .images import Pixels
+
+Gray = npt.NDArray[np.floating[Any]]  # [H, W], 0 to 1
+
+SIDE = 1024  # pixels of the longer side that the work is done at; larger pictures are reduced
+SMALL = 96  # pixels of the longer side at which the paper is estimated
+WINDOW, PERCENTILE_80 = 15, 180  # around a place of that estimate, in pixels and by rank
+LINE = 17  # pixels at a quarter of SIDE: no line is broader (6 %)
+SHADE = 0.4  # ink of an area up to which it counts as shadow
+WHITE = 250  # gray level from which paper counts as white
+CLEAN_SHARE = 0.55  # of white pixels in a clean drawing
+DARK_GROUND = 0.45  # brightness of the ground below which lines are lighter than it
+PLACED = 0.13  # of the side: a face this near to FFHQ's place needs no crop
+MARGIN = 0.04  # around the ink, if the crop follows the ink
+PHOTO_PAPER = 0.65  # share of paper below which a picture may be a photo
+PHOTO_TEXTURE = 0.06  # mean local contrast of what is not paper; hatching and engraving have more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A cleaned drawing.
+
+    Args:
+        picture: Mode L, dark lines on white.
+        report: What was done: "paper evened, lines inverted, cropped around the face".
+        quad: The corners of the crop in the upright input, [4, 2] as (x, y): top left, bottom left, bottom
+            right, top right.
+    """
+
+    picture: Image.Image
+    report: str
+    quad: npt.NDArray[np.float64]
+
+
+def clean(image: Any, *, size: int = 512, finder: Finder | None = None) -> Drawing:
+    """Return a drawing with even white paper, cropped as sketch models expect.
+
+    Args:
+        image: A path, bytes, an open file, a PIL image, or RGB uint8 [H, W, 3].
+        size: Side of the result in pixels, if it is cropped.
+        finder: Another face detector for the crop.
+
+    Raises:
+        InputError: The picture looks like a photo, has no lines, or cannot be read.
+    """
+    upright = faces.upright_rgb(image)
+    levels = np.asarray(upright.convert("L"))
+    whole = np.array(
+        [[0, 0], [0, upright.height], [upright.width, upright.height], [upright.width, 0]], float
+    )
+    found = find_in_drawing(levels, finder)
+    if _is_clean(levels) and _is_placed(levels, found):
+        return Drawing(picture=Image.fromarray(levels), report="clean already", quad=whole)
+
+    # Reduce, so that lengths mean the same for a scan of any resolution.
+    scale = min(1.0, SIDE / max(upright.size))
+    small = upright
+    if scale < 1:
+        fitted = (max(1, round(upright.width * scale)), max(1, round(upright.height * scale)))
+        small = upright.resize(fitted, Image.Resampling.BOX)
+    if looks_like_photo(small):
+        raise InputError(
+            "it looks like a photo, not a drawing; --from-photo draws it first, --no-clean uses it as it is"
+        )
+
+    # Paper and ink.
+    done = []
+    rgb = np.asarray(small, np.float32) / 255
+    if _has_dark_ground(rgb):
+        rgb = 1 - rgb
+        done.append("lines inverted")
+    ink = _leveled(_ink(rgb))
+    ink, framed = _without_frame(ink)
+    done += ["frame dropped"] if framed else []
+    if ink.max() < 0.5 or (ink > 0.5).mean() < 2e-4:
+        raise InputError("it shows no lines that could be a drawing")
+    done.append("paper evened")
+    sheet = np.rint(255 * (1 - ink)).astype(np.uint8)
+
+    # Crop around the face, or around the ink.
+    found = find_in_drawing(sheet, finder)
+    if found is not None:
+        quad = found.quad
+        done.append("cropped around the face")
+    else:
+        quad = _around_ink(ink)
+        done.append("cropped around the lines")
+    cropped = _cut(sheet, quad, size)
+    return Drawing(picture=cropped, report=", ".join(done), quad=quad / scale)
+
+
+def looks_like_photo(image: Image.Image) -> bool:
+    """Return whether a picture is rather a photo than a drawing.
+
+    Most of a drawing is paper. Where it is not, because it is shaded or engraved, its tones are made of
+    lines, so that neighboring pixels differ; those of a photo are smooth.
+    """
+    fitted = image.convert("RGB")
+    fitted.thumbnail((384, 384), Image.Resampling.BOX)
+    rgb = np.asarray(fitted, np.float32) / 255
+    sides = [rgb, 1 - rgb] if _has_dark_ground(rgb) else [rgb]
+    return all(_is_smooth(side) for side in sides)
+
+
+def _is_smooth(rgb: Gray) -> bool:
+    ink = 1 - np.clip(rgb / _paper(rgb), 0, 1).min(axis=2)
+    if float((ink < 0.12).mean()) > PHOTO_PAPER:
+        return False
+    levels = Image.fromarray(np.rint(ink * 255).astype(np.uint8))
+    contrast = np.abs(ink - np.asarray(levels.filter(ImageFilter.GaussianBlur(1.5)), np.float32) / 255)
+    return float(contrast[ink >= 0.12].mean()) < PHOTO_TEXTURE
+
+
+def find_in_drawing(levels: Pixels, finder: Finder | None = None) -> Face | None:
+    """Return the largest face in a drawing, if the detector sees one; lines of any size are enough."""
+    try:
+        found = faces.find(np.repeat(levels[:, :, None], 3, axis=2), finder=finder)
+    except DeviceError:  # no runtime for the detector; the crop then follows the ink
+        return None
+    return found[0] if found and abs(found[0].turn) < 60 else None
+
+
+def _is_clean(levels: Pixels) -> bool:
+    """Return whether a drawing is dark lines on white paper, without shadow or grain."""
+    white = (levels >= WHITE).mean()
+    gray = ((levels > 200) & (levels < WHITE)).mean()  # grain and shadow are light gray
+    return bool(white >= CLEAN_SHARE and gray < 0.1 and white > 4 * gray)
+
+
+def _is_placed(levels: Pixels, found: Face | None) -> bool:
+    """Return whether the face already is where the model expects it."""
+    height, width = levels.shape
+    if not 0.9 < width / height < 1.1:
+        return False
+    if found is not None:
+        return bool(np.hypot(*(found.quad - _corners(width, height)).T).max() < PLACED * max(width, height))
+    rows, columns = (np.flatnonzero((levels < 200).any(axis=axis)) for axis in (1, 0))
+    return bool(len(rows) and np.ptp(rows) > 0.8 * height and np.ptp(columns) > 0.6 * width)
+
+
+def _corners(width: int, height: int) -> npt.NDArray[np.float64]:
+    return np.array([[0, 0], [0, height], [width, height], [width, 0]], float)
+
+
+def _has_dark_ground(rgb: Gray) -> bool:
+    """Return whether lines are lighter than their ground: the most common brightness is dark."""
+    light = rgb.mean(axis=2)
+    return float(np.median(light)) < DARK_GROUND and float((light > 0.6).mean()) < 0.45
+
+
+def _ink(rgb: Gray) -> Gray:
+    """Return how much darker each pixel is than the paper around it, in the channel that shows it best."""
+    paper = _paper(rgb)
+    ratio = np.clip(rgb / np.maximum(paper, 1e-3), 0, 1)
+    ink: Gray = 1 - ratio.min(axis=2)
+    return np.clip(ink - _shade(ink), 0, 1)
+
+
+def _shade(ink: Gray) -> Gray:
+    """Return what is left of shadows in ink: areas broader than any line that are gray, not black."""
+    height, width = ink.shape
+    scale = SIDE / 4 / max(height, width)
+    fitted = (max(8, round(width * scale)), max(8, round(height * scale)))
+    coarse = Image.fromarray(np.rint(ink * 255).astype(np.uint8)).resize(fitted, Image.Resampling.BOX)
+    opened = coarse.filter(ImageFilter.MinFilter(LINE)).filter(ImageFilter.MaxFilter(LINE))
+    smooth = opened.filter(ImageFilter.GaussianBlur(LINE / 3)).resize(
+        (width, height), Image.Resampling.BILINEAR
+    )
+    shade = np.asarray(smooth, np.float32) / 255
+    return np.where(shade < SHADE, shade, np.maximum(0, 2 * SHADE - shade))
+
+
+def _paper(rgb: Gray) -> Gray:
+    """Return the brightness of the paper at each pixel and channel, [H, W, 3].
+
+    A high percentile around each place follows shadows with sharp edges, but falls into large black
+    areas; a smooth surface through all of the sheet bounds it there from below.
+    """
+    height, width = rgb.shape[:2]
+    scale = SMALL / max(height, width)
+    fitted = (max(8, round(width * scale)), max(8, round(height * scale)))
+    channels = []
+    for channel in range(3):
+        plane = Image.fromarray(np.rint(rgb[:, :, channel] * 255).astype(np.uint8))
+        coarse = plane.resize(fitted, Image.Resampling.BOX)
+        bright = coarse.filter(ImageFilter.RankFilter(WINDOW, PERCENTILE_80))
+        local = np.asarray(bright.filter(ImageFilter.GaussianBlur(4)), np.float32) / 255
+        bounded = np.maximum(local, 0.6 * _surface(local))
+        level = Image.fromarray(bounded.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+        channels.append(np.asarray(level, np.float32))
+    paper: Gray = np.clip(np.stack(channels, axis=2), 0.02, 1)
+    return paper
+
+
+def _surface(plane: Gray) -> Gray:
+    """Return the quadratic surface through the bright part of a plane."""
+    height, width = plane.shape
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
+    values, kept = plane.ravel(), np.ones(plane.size, bool)
+    for _ in range(4):  # drop what lies well below the surface: it is ink
+        factors, *_ = np.linalg.lstsq(terms[kept], values[kept], rcond=None)
+        fitted = terms @ factors
+        kept = values > fitted - 0.08
+        if kept.mean() < 0.1:
+            break
+    surface: Gray = np.clip(fitted, 0, 1).reshape(plane.shape).astype(np.float32)
+    return surface
+
+
+def _grain(ink: Gray) -> float:
+    """Return the ink level that the paper's grain reaches."""
+    paper = ink[ink < 0.3]
+    if not paper.size:
+        return 0.0
+    middle = float(np.median(paper))
+    return middle + 4 * float(np.median(np.abs(paper - middle))) + 0.02
+
+
+def _leveled(ink: Gray) -> Gray:
+    """Return ink with grain at 0 and the darkest lines at 1."""
+    floor = min(_grain(ink), 0.4)
+    lines = ink[ink > floor + 0.1]
+    top = max(float(np.percentile(lines, 90)) if lines.size else 1.0, floor + 0.15)
+    leveled: Gray = np.clip((ink - floor) / (top - floor), 0, 1)
+    return leveled
+
+
+def _without_frame(ink: Gray) -> tuple[Gray, bool]:
+    """Return ink without straight lines along the edges of the sheet, and whether there were any."""
+    framed = False
+    kept = ink.copy()
+    for axis in (0, 1):
+        count = kept.shape[axis]
+        share = (kept > 0.3).mean(axis=1 - axis)  # of each row, then of each column
+        band = max(1, round(0.12 * count))
+        first = np.flatnonzero(share[:band] > 0.6)
+        last = np.flatnonzero(share[count - band :] > 0.6)
+        border = round(0.01 * count) + 1
+        index: list[slice] = [slice(None), slice(None)]
+        if len(first):
+            index[axis] = slice(0, int(first[-1]) + 1 + border)
+            kept[tuple(index)] = 0
+        if len(last):
+            index[axis] = slice(max(0, count - band + int(last[0]) - border), count)
+            kept[tuple(index)] = 0
+        framed |= bool(len(first) or len(last))
+    return kept, framed
+
+
+def _around_ink(ink: Gray) -> npt.NDArray[np.float64]:
+    """Return the square around the ink, [4, 2]: its height counts, since shoulders may be wide."""
+    spans = []
+    for axis in (1, 0):
+        weight = np.cumsum((ink > 0.3).sum(axis=axis))
+        spans.append(np.searchsorted(weight, [0.004 * weight[-1], 0.996 * weight[-1]]))
+    (top, bottom), (left, right) = spans
+    side = max(bottom - top, 0.85 * (right - left), 8) * (1 + 2 * MARGIN)
+    x, y = (left + right) / 2, (top + bottom) / 2
+    half = side / 2
+    return np.array([[x - half, y - half], [x - half, y + half], [x + half, y + half], [x + half, y - half]])
+
+
+def _cut(sheet: Pixels, quad: npt.NDArray[np.float64], size: int) -> Image.Image:
+    """Return a square of a sheet, white outside of it, averaged where it shrinks."""
+    side = float(np.hypot(*(quad[3] - quad[0])))
+    finer = max(1, round(side / size))
+    across, down = (quad[3] - quad[0]) / (size * finer), (quad[1] - quad[0]) / (size * finer)
+    matrix = (across[0], down[0], quad[0, 0], across[1], down[1], quad[0, 1])
+    sampled = Image.fromarray(sheet).transform(
+        (size * finer, size * finer), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=255
+    )
+    return sampled if finer == 1 else sampled.resize((size, size), Image.Resampling.BOX)
+
+
+def from_photo(image: Any) -> tuple[Image.Image, str]:
+    """Return the drawing of a photo's largest face, and what was done."""
+    raise InputError("--from-photo is not available yet")
