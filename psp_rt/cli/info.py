@@ -148,7 +148,7 @@ def faults(machine: Hardware, installed: dict[str, str]) -> list[str]:
         found.append(f"this machine has a GPU, but ONNX Runtime has no CUDA provider: {INSTALL_CUDA}")
     if machine.driver.gpus and "tensorrt" in installed and "cuda-bindings" not in installed:
         found.append(f"TensorRT plans need cuda-bindings: {INSTALL_BINDINGS}")
-    if machine.openvino.problem and machine.measured_openvino:
+    if machine.openvino.problem and machine.openvino_is_faster:
         found.append(f"{machine.openvino.problem}: models on the CPU would run faster")
     return found
 
