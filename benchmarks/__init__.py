@@ -1,1 +1,5 @@
-"""How fast it is, against the paper, the original formulation and the machine's own limit."""
+"""Benchmarks: latency, training speed and the encoders, with the tables made from their results."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ Run the same command again to resume. On a CPU, one process for each core is fas
 
     OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 benchmarks/encoders.py --small ...
 
---quick runs all of it in tiny sizes with drawn files; its figures say nothing.
+--quick runs all of it in tiny sizes with drawn files; its figures mean nothing.
 """
 
 import argparse
@@ -67,7 +67,7 @@ TINY_GENERATOR = GeneratorConfig(channels=(8, 8, 6, 4), style_dim=12, mapping_la
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What is trained, and on what."""
+    """What is trained, and on which data."""
 
     files: Files
     identity_network: Path | None
@@ -76,7 +76,7 @@ class Experiment:
     quick: bool = False
 
     def variants(self) -> dict[str, tuple[str, ...]]:
-        """Return the encoders and what their recipes change; without a file, none has an identity loss."""
+        """Return the encoders with their changes to the recipe. Without a file none has an identity loss."""
         if self.files.identity:
             return {name: (*self.changes, *own) for name, own in VARIANTS.items()}
         kept = {name: own for name, own in VARIANTS.items() if name != "psp-without-identity"}
@@ -84,7 +84,7 @@ class Experiment:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line's grammar."""
+    """Return the parser of the command line."""
     found = argparse.ArgumentParser(
         prog="encoders.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -136,7 +136,7 @@ def experiment(args: argparse.Namespace) -> Experiment:
 
 
 def quick_experiment(folder: Path, args: argparse.Namespace) -> Experiment:
-    """Return the smallest experiment that does all there is to do."""
+    """Return the smallest experiment that goes through all steps."""
     args.lpips_features, args.lpips_heads = drawn_files.lpips(folder)
     args.identity = drawn_files.identity(folder / "identity.ckpt")
     files = _files(

@@ -7,11 +7,11 @@
     python benchmarks/latency.py my.engine --checkpoint my.pt --json my.json
     python benchmarks/latency.py --compare before.json after.json
 
-Needs no network and no pretrained file. An interrupt (Ctrl-C) keeps what was measured.
+Needs no network and no pretrained file. An interrupt (Ctrl-C) keeps what was measured until then.
 
 Estimated for two cores: the first line takes half an hour, most of it in PyTorch. --scaling adds two smaller
 generators, batches of 2, 4 and 8 and up to four clones: two hours, or one with --rounds 3.
-Contenders on a GPU take part where there is one. None of them has run yet.
+Contenders on a GPU take part if there is one.
 """
 
 import argparse
@@ -24,26 +24,27 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import session
-from benchmarks.contenders import ENTRIES
-from benchmarks.measure import models as architecture
-from benchmarks.measure.memory import Footprint
+from benchmarks.contenders.all import ENTRIES
+from benchmarks.measure import models
+from benchmarks.measure.limits import Footprint
 from benchmarks.measure.models import Architecture
-from benchmarks.measure.progress import Progress
+from benchmarks.measure.timing import Progress
 from benchmarks.measure.workload import Workload, drawn_workload, given_workload
 from benchmarks.report import compare, page, provenance
-from benchmarks.report.result import ModelResult, Results, write, write_text
-from benchmarks.report.result_tables import all_tables
+from benchmarks.report.result import ModelResult, Results, write
+from benchmarks.report.tables import all_tables
 from benchmarks.session import Settings
 from psp_rt import PspError
 from psp_rt.cli.group import INTERRUPTED
-from psp_rt.files import check_writable
-from psp_rt.hardware.probe import default_threads, probe_driver
+from psp_rt.files import check_writable, write_atomically
+from psp_rt.hardware import default_threads
+from psp_rt.hardware.probe import probe_driver
 
 BATCHES, CLONES, SIZES = (1, 2, 4, 8), (1, 2, 4), (256, 512, 1024)  # of the scaling
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line's grammar."""
+    """Return the parser of the command line."""
     names = [entry.name for entry in ENTRIES]
     found = argparse.ArgumentParser(
         prog="latency.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -117,7 +118,7 @@ def run_benchmark(args: argparse.Namespace, arguments: Sequence[str]) -> int:
         results.complete = True
     except KeyboardInterrupt:
         print("\ninterrupted: what was measured until now follows", file=sys.stderr)
-    finally:  # an error, too, keeps what was measured before it
+    finally:  # also after an error, to keep what was measured before it
         publish(results, args)
     wrong = any(standing.status == "wrong" for model in results.models for standing in model.standings)
     return int(wrong) if results.complete else INTERRUPTED
@@ -143,7 +144,7 @@ def chosen_settings(args: argparse.Namespace) -> Settings:
 
 
 def chosen_contenders(args: argparse.Namespace) -> tuple[tuple[str, ...], str]:
-    """Return who takes part, and who would take part on another machine."""
+    """Return the contenders that take part, and a note on those that need another machine."""
     if args.contenders:
         return tuple(args.contenders), ""
     wanted = [entry for entry in ENTRIES if entry.by_default or (args.compile and "compiled" in entry.name)]
@@ -190,10 +191,10 @@ def architectures(args: argparse.Namespace) -> Iterator[Architecture]:
     """Yield the models asked for."""
     for kind in args.encoder:
         if args.quick:
-            yield architecture.tiny(kind)
+            yield models.tiny(kind)
         else:
             sizes = args.size or (SIZES if args.scaling else SIZES[-1:])
-            yield from (architecture.official(kind, size) for size in sizes)
+            yield from (models.official(kind, size) for size in sizes)
 
 
 def publish(results: Results, args: argparse.Namespace) -> None:
@@ -205,9 +206,9 @@ def publish(results: Results, args: argparse.Namespace) -> None:
     tables = list(all_tables(results))
     print("\n".join(table.as_text() for table in tables))
     if args.html:
-        write_text(args.html, page.page(results, tables))
+        write_atomically(args.html, page.page(results, tables))
     if args.markdown:
-        write_text(args.markdown, "\n".join(table.as_markdown() for table in tables).lstrip() + "\n")
+        write_atomically(args.markdown, "\n".join(table.as_markdown() for table in tables).lstrip() + "\n")
 
 
 def _positive(text: str) -> int:

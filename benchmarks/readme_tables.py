@@ -5,8 +5,8 @@ Each file of benchmarks/results has a place in one of them between two comments 
     <!-- cpu-1024: written by `make readme-tables` -->
     <!-- /cpu-1024 -->
 
-What stands there follows from the file's format; see `benchmarks.readme_blocks`. tests/test_readme.py holds
-that the pages agree.
+The file's format decides what is written there; see `benchmarks.report.readme`. tests/test_readme.py checks
+that the pages are up to date.
 """
 
 import json
@@ -32,7 +32,7 @@ PLACE = re.compile(
 
 
 def main() -> int:
-    """Rewrite the pages; say which results have no place in them."""
+    """Rewrite the pages, and print which results have no place in them."""
     pages = [ROOT / page for page in PAGES if (ROOT / page).exists()]
     try:
         check_unique("".join(page.read_text() for page in pages))
@@ -53,14 +53,14 @@ def places(text: str) -> list[str]:
 
 
 def without_place(text: str, results: Path = RESULTS) -> list[str]:
-    """Return the names of results that a text could show and has no place for."""
+    """Return the names of results that a text could show but has no place for."""
     shown = set(places(text))
     known = (path for path in sorted(results.glob("*.json")) if path.stem not in shown)
     return [path.stem for path in known if json.loads(path.read_text()).get("format") in BLOCKS]
 
 
 def check_unique(text: str) -> None:
-    """Refuse a result with two places: one of them would be forgotten."""
+    """Raise an error if a result has two places, because one of them would be forgotten."""
     names = places(text)
     twice = {name for name in names if names.count(name) > 1}
     if twice:
@@ -68,15 +68,15 @@ def check_unique(text: str) -> None:
 
 
 def updated(text: str, results: Path = RESULTS, *, folder: Path = ROOT) -> str:
-    """Return the text of a page with every table made anew.
+    """Return the text of a page with every table generated again.
 
     Args:
-        text: Of the page.
+        text: The page.
         results: The folder of results.
-        folder: Of the page, for its links.
+        folder: The folder of the page, for its links.
 
     Raises:
-        InputError: A place is for a file that is not there or of no known format, or stands twice.
+        InputError: The file of a place is missing or has an unknown format, or a place occurs twice.
     """
     check_unique(text)
 
@@ -87,7 +87,7 @@ def updated(text: str, results: Path = RESULTS, *, folder: Path = ROOT) -> str:
 
 
 def block(path: Path, *, folder: Path = ROOT) -> str:
-    """Return what a page in a folder says of a result file."""
+    """Return the block that a page in a folder shows for a result file."""
     shown = f"benchmarks/results/{path.name}"
     link = os.path.relpath(ROOT / shown, folder)
     try:

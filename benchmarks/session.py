@@ -1,4 +1,4 @@
-"""Measure one model: which contenders there are, whether they agree, then their times."""
+"""Measure one model: open the contenders, check that they agree, then time them."""
 
 import gc
 import subprocess
@@ -6,16 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.contenders import ENTRIES, Contender, Entry
-from benchmarks.contenders.unavailable import Unavailable
-from benchmarks.measure import agreement, fresh, scaling, timing
-from benchmarks.measure.limits import Ceilings, Device
-from benchmarks.measure.memory import Footprint
-from benchmarks.measure.stages import all_calls
+from benchmarks import ROOT
+from benchmarks.contenders.all import ENTRIES
+from benchmarks.contenders.contender import Contender, Entry, Unavailable
+from benchmarks.measure import fresh, stages, timing
+from benchmarks.measure.limits import Ceilings, Device, Footprint, graph_work
 from benchmarks.measure.timing import Call
-from benchmarks.measure.work import graph_work
-from benchmarks.measure.workload import ROOT, Workload
-from benchmarks.report.result import ModelResult, Standing
+from benchmarks.measure.workload import Workload
+from benchmarks.report.result import ContenderResult, ModelResult
 from psp_rt import EngineFile
 
 DEMONSTRATION = ROOT / "models" / "sketch.engine"
@@ -27,11 +25,11 @@ class Settings:
     """How a run measures.
 
     Args:
-        batches: Of all stages of all contenders.
-        larger_batches: Of psp_rt from end to end alone, for the scaling.
-        clones: How many work at once, for the scaling.
-        contenders: By their names.
-        not_tried: Why some are left out that nobody named.
+        batches: Batch sizes of all stages of all contenders.
+        larger_batches: Batch sizes of psp_rt from end to end only, for the scaling.
+        clones: Numbers of clones at work at once, for the scaling.
+        contenders: Names.
+        not_tried: Why contenders that were not named are left out.
     """
 
     batches: tuple[int, ...]
@@ -51,7 +49,7 @@ Progress = Callable[[str, float | None], None]
 
 
 def measure(result: ModelResult, workload: Workload, settings: Settings, progress: Progress) -> None:
-    """Measure a model, noting what is known as soon as it is."""
+    """Measure a model, adding to its result as measurements are made."""
     describe(result, workload, settings)
     for what, engine, picture in _fresh_runs(workload):
         progress(f"fresh processes: {what}", None)
@@ -61,18 +59,18 @@ def measure(result: ModelResult, workload: Workload, settings: Settings, progres
     entries = [entry for entry in ENTRIES if entry.name in settings.contenders]
     result.not_tried = settings.not_tried
     contenders = admit(result, entries, workload, progress)
-    crews: dict[tuple[str, int], scaling.Crew] = {}
+    pools: dict[tuple[str, int], stages.ClonePool] = {}
     try:
-        calls = [*ceiling_calls(result, settings), *all_calls(contenders, workload, settings.batches)]
-        batches, clones = that_fit(result, workload, settings)
-        calls += scaling.batch_calls(contenders, workload, batches)
-        crews = scaling.crews(contenders, workload, clones)
-        calls += scaling.clone_calls(crews)
+        calls = [*ceiling_calls(result, settings), *stages.all_calls(contenders, workload, settings.batches)]
+        batches, clones = fitting(result, workload, settings)
+        calls += stages.batch_calls(contenders, workload, batches)
+        pools = stages.clone_pools(contenders, workload, clones)
+        calls += stages.clone_calls(pools)
         result.timings += [times for call in calls for times in (call.timing, call.parts) if times]
         timing.measure(calls, rounds=settings.rounds, warmup=settings.warmup, progress=progress)
     finally:
-        for crew in crews.values():
-            crew.close()
+        for pool in pools.values():
+            pool.close()
         for contender in contenders.values():
             contender.close()
         workload.close()
@@ -93,7 +91,7 @@ def ceiling_calls(result: ModelResult, settings: Settings) -> list[Call]:
     devices: list[Device] = ["cpu"]
     devices += ["cuda"] * any(row.device == "cuda" and row.status == "timed" for row in result.standings)
     for device in devices:
-        larger = 4 if device == "cuda" else 1  # a GPU is done with the CPU's sizes before it is busy
+        larger = 4 if device == "cuda" else 1  # the CPU's sizes are too small to keep a GPU busy
         result.ceilings[device] = Ceilings(
             threads=settings.threads,
             side=settings.matrix_side * larger,
@@ -103,10 +101,10 @@ def ceiling_calls(result: ModelResult, settings: Settings) -> list[Call]:
     return [call for ceilings in result.ceilings.values() for call in ceilings.calls()]
 
 
-def that_fit(
+def fitting(
     result: ModelResult, workload: Workload, settings: Settings
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the batch sizes and numbers of clones that the memory allows; the others are noted."""
+    """Return the batch sizes and numbers of clones that fit into memory, and note the others."""
     footprint = Footprint.of_engine(workload.engine)
     kept = []
     for what, counts in (("batch", settings.larger_batches), ("clones", settings.clones)):
@@ -126,7 +124,7 @@ def measure_alone(
     clones: Sequence[int],
     progress: Progress,
 ) -> None:
-    """Run each contender in a process of its own: cold start, and memory against batch and clones."""
+    """Run each contender in its own process: cold start, and memory against batch and clones."""
     for entry in entries:
         if not fresh.can_run_alone(entry):
             continue
@@ -134,7 +132,7 @@ def measure_alone(
         if entry.translator:
             points += [(batch, 1) for batch in larger_batches] + [(1, count) for count in clones]
         for batch, count in dict.fromkeys(points):
-            progress(f"{entry.name} in a process of its own: batch {batch}, clones {count}", None)
+            progress(f"{entry.name} in its own process: batch {batch}, clones {count}", None)
             try:
                 run = fresh.measure_contender(entry, workload, batch=batch, clones=count)
             except subprocess.CalledProcessError as error:
@@ -145,7 +143,7 @@ def measure_alone(
 
 
 def describe(result: ModelResult, workload: Workload, settings: Settings) -> None:
-    """Note what is measured: sizes and work."""
+    """Record the model's sizes and work."""
     output = workload.manifest.output
     result.input = f"{workload.input.width} x {workload.input.height} {workload.input.kind}"
     result.output = f"{output.width} x {output.height}"
@@ -160,15 +158,15 @@ def describe(result: ModelResult, workload: Workload, settings: Settings) -> Non
 def admit(
     result: ModelResult, entries: Sequence[Entry], workload: Workload, progress: Progress
 ) -> dict[str, Contender]:
-    """Open the contenders and return those whose pictures are the reference's.
+    """Open the contenders and return those whose pictures agree with the reference.
 
-    The reference is PyTorch, or the bare sessions where only an engine was given.
+    The reference is PyTorch, or the bare sessions if only an engine was given.
     """
     result.reference = "pytorch" if workload.model is not None else "sessions-cpu"
     progress(f"pictures of {result.reference}, to compare with", None)
     (entry,) = (entry for entry in ENTRIES if entry.name == result.reference)
     reference = entry.open(workload)
-    expected = agreement.expect(reference, workload)
+    expected = stages.expected_results(reference, workload)
     reference.close()
     admitted = {}
     for entry in entries:
@@ -181,10 +179,10 @@ def admit(
 
 
 def try_contender(
-    entry: Entry, workload: Workload, expected: agreement.Expected
-) -> tuple[Standing, Contender | None]:
-    """Open a contender and compare its pictures; it is returned only if it may be timed."""
-    standing = Standing(
+    entry: Entry, workload: Workload, expected: stages.Expected
+) -> tuple[ContenderResult, Contender | None]:
+    """Open a contender and compare its pictures. It is returned only if it can be timed."""
+    standing = ContenderResult(
         name=entry.name, what=entry.what, device=entry.device, precision=entry.precision, status="timed"
     )
     try:
@@ -193,8 +191,8 @@ def try_contender(
         standing.status, standing.reason = "unavailable", str(error)
         return standing, None
     try:
-        standing.agreement = agreement.measure(contender, expected)
-    except Exception as error:  # each library has errors of its own; the others can still be measured
+        standing.agreement = stages.measure_agreement(contender, expected)
+    except Exception as error:  # each library has its own errors; other contenders can still be measured
         contender.close()
         standing.status, standing.reason = "failed", f"{type(error).__name__}: {error}"
         return standing, None

@@ -4,9 +4,9 @@
     python benchmarks/training.py --small --device cpu           64 pixels, a small backbone
     python benchmarks/training.py --tasks sketch generator       some of the tasks
 
-Files and weights are drawn, so nothing needs to be there. The loops take turns in one process. The
-identity loss uses a MobileFaceNet; a real file of another network can be named with --identity. An
-interrupt (Ctrl-C) keeps the tasks that were done. No figure of a GPU has been measured yet.
+Files and weights are drawn, so nothing has to be downloaded. The loops take turns in one process. The
+identity loss uses a MobileFaceNet; --identity names the file of another network. An interrupt (Ctrl-C) keeps
+the tasks that are done.
 """
 
 import argparse
@@ -22,10 +22,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
-from benchmarks.measure.progress import Progress
-from benchmarks.measure.timing import Call, Timing, measure
+from benchmarks.measure.timing import Call, Progress, Timing, measure
 from benchmarks.report import provenance
-from benchmarks.report.ratios import ratio
+from benchmarks.report.statistics import ratio
 from benchmarks.report.tables import Table
 from benchmarks.training_speed import drawn_files
 from benchmarks.training_speed.loops import Files, OurEncoderLoop, OurGeneratorLoop, Spent
@@ -52,7 +51,7 @@ DEFAULT_TASKS = ("inversion", "sketch", "super-resolution", "segmentation", GENE
 
 @dataclass
 class TaskResult:
-    """What was measured of one task."""
+    """The measurements of one task."""
 
     task: str
     timings: list[Timing]
@@ -78,7 +77,7 @@ class TaskResult:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line's grammar."""
+    """Return the parser of the command line."""
     found = argparse.ArgumentParser(
         prog="training.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

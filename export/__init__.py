@@ -1,5 +1,5 @@
 """Turn checkpoints into engine files: ``python -m export CHECKPOINT --output NAME.engine``.
 
-Needs PyTorch; what it writes does not. Reading a checkpoint runs none of its code: see
-`export.files` and `export.nvidia_pickle`.
+Needs PyTorch; the engines do not. No code stored in a checkpoint is executed: see
+`export.checkpoints.safe_load`.
 """

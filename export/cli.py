@@ -1,42 +1,50 @@
-"""The command line of the export; `python -m export` runs it."""
+"""The command line of the export: ``python -m export``."""
 
-import sys
-from collections.abc import Sequence
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from export.checkpoints import load as checkpoints
+from export.checkpoints.load import LatentAverage, load
 from export.engine import Precision, Settings, export_engine
 from export.graphs.trace import Storage
-from export.inspect_command import inspect_command
-from psp_rt.build.build import BuildRequest, prepare
-from psp_rt.build.builder import BuildOptions
+from export.inspect.report import Inspection, compare_precisions, lines, view_graphs
+from export.recover import recover_to
+from psp_rt import EngineFile, OutputError
+from psp_rt.build import BuildOptions, BuildRequest, prepare
 from psp_rt.cli.build import build_and_tell
-from psp_rt.cli.group import Command
-from psp_rt.cli.info import in_words
-from psp_rt.files import check_apart
+from psp_rt.cli.group import Commands
+from psp_rt.files import check_apart, check_writable, write_atomically
+from psp_rt.hardware import default_threads
+from trainer import checkpoint as trainer_checkpoint
 from trainer.networks import Noise
 
 File = click.Path(path_type=Path)
+DEFAULT = "export"
+TIMED_RUNS = 10
 
 
-class ExportCommand(Command):
-    """Exports a checkpoint, unless its first word is the name of another command."""
+class ExportCommands(Commands):
+    """A group in which a first word that is not a command is the checkpoint to export."""
 
-    def main(  # type: ignore[override]  # click's has overloads for what this one passes on
-        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
-    ) -> Any:
-        """Hand what follows the word `inspect` to that command; any other first word is a checkpoint."""
-        words = sys.argv[1:] if args is None else list(args)
-        if words[:1] == [inspect_command.name]:
-            return inspect_command.main(words[1:], f"{prog_name or 'export'} inspect", **extra)
-        return super().main(words, prog_name, **extra)
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Insert the default command before anything but a command or ``--help``."""
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
 
 
-@click.command(cls=ExportCommand)
+@click.group(cls=ExportCommands)
+def main() -> None:
+    """Turn checkpoints into engine files, and look into engine files.
+
+    python -m export CHECKPOINT --output NAME.engine is short for python -m export export CHECKPOINT ...
+    """
+
+
+@main.command(DEFAULT)
 @click.argument("checkpoint", type=File)
 @click.option("--output", "-o", type=File, required=True, help="The engine to write, NAME.engine.")
 @click.option("--encoder", type=File, help="Take the encoder from this checkpoint.")
@@ -46,7 +54,7 @@ class ExportCommand(Command):
     type=click.Choice(["const", "random", "none"]),
     default="const",
     show_default=True,
-    help="The checkpoint's noise pictures, new ones at every run, or none.",
+    help="The checkpoint's noise images, new noise in every run, or none.",
 )
 @click.option(
     "--weights",
@@ -60,41 +68,42 @@ class ExportCommand(Command):
     type=click.Choice(["fp32", "fp16"]),
     default="fp32",
     show_default=True,
-    help="fp16 adds graphs in FP16 for TensorRT; those for ONNX Runtime are always FP32.",
+    help="fp16 adds FP16 graphs for TensorRT. The graphs for ONNX Runtime are always FP32.",
 )
 @click.option(
     "--pictures",
     type=File,
     multiple=True,
-    help="A picture or a folder of them: with fp16, overflow is looked for on these. May be repeated.",
+    help="With fp16: a picture or a folder of pictures to check for overflow. May be repeated.",
 )
 @click.option(
     "--input",
     "input_kind",
     metavar="rgb|gray|labels:N",
-    help="What the encoder reads, if the file is silent.",
+    help="The input of the encoder, if the file does not state it.",
 )
 @click.option(
     "--label-resize",
     type=click.Choice(["bilinear", "nearest"]),
-    help="How label maps of another size are resized. Official checkpoints were trained with bilinear.",
+    help="How label maps of other sizes are resized. Official checkpoints were trained with bilinear.",
 )
 @click.option(
     "--encoder-type",
     type=click.Choice(["psp", "e4e", "w", "naive_w+"]),
-    help="The kind of encoder, if the file is silent: e4e has the tensors of pSp.",
+    help="The kind of encoder, if the file does not state it. The tensors of e4e look like those of pSp.",
 )
 @click.option(
     "--latent-avg",
     type=click.Choice(["estimate"]),
-    help="Estimate a latent average that is missing: the mean of 10,000 mapped z.",
+    help="Estimate a missing latent average: the mean of 10,000 mapped z.",
 )
-@click.option("--task", help="The name of the task, if the file does not say.")
+@click.option("--task", help="The name of the task, if the file does not state it.")
 @click.option(
-    "--tensorrt", is_flag=True, help="Then build TensorRT plans for this GPU, as psp-rt build does."
+    "--tensorrt", is_flag=True, help="Afterwards build TensorRT plans for this GPU, as psp-rt build does."
 )
 @click.option("--force", is_flag=True, help="Write the engine even if it misses the parity bars.")
-def main(
+def export_command(
+    *,
     checkpoint: Path,
     output: Path,
     encoder: Path | None,
@@ -106,7 +115,7 @@ def main(
     input_kind: str | None,
     label_resize: str | None,
     encoder_type: str | None,
-    latent_avg: checkpoints.LatentAverage | None,
+    latent_avg: LatentAverage | None,
     task: str | None,
     tensorrt: bool,
     force: bool,
@@ -114,18 +123,17 @@ def main(
     """Turn CHECKPOINT into one engine file that runs wherever ONNX Runtime does.
 
     Reads official pSp and e4e files, StyleGAN2 generators (rosinality's .pt, NVIDIA's stylegan2-ada
-    .pkl) and what `python -m trainer` writes. Nothing stored in a file is ever executed.
-
-    To look into an engine: python -m export inspect --help
+    .pkl) and the checkpoints of python -m trainer. Code stored in a file is never executed.
     """
     if pictures and precision == "fp32":
         raise click.UsageError("--pictures are for --precision fp16; add that, or leave them out")
     check_apart(output, checkpoint, encoder, generator)
     request = BuildRequest(engine=output, options=BuildOptions())
     if tensorrt:
-        prepare(request)  # a missing GPU is said now, not after the export
+        prepare(request)  # reports a missing GPU now, not after the export
+
     click.echo(f"... reading {checkpoint}")
-    model = checkpoints.load(
+    model = load(
         checkpoint,
         encoder=encoder,
         generator=generator,
@@ -138,13 +146,101 @@ def main(
         model = replace(model, task=task)
     settings = Settings(noise=noise, storage=weights, precision=precision, pictures=pictures, force=force)
     manifest = export_engine(model, output, settings, report=lambda step: click.echo(f"... {step}"))
+
     click.echo("against PyTorch:")
-    for name, text in in_words(manifest.parity).items():
-        click.echo(f"  {name:24} {text}")
+    for name, figure in manifest.parity.items():
+        click.echo(f"  {name:28} {figure:.3g}")
     for graph, layers in manifest.fp32_layers.items():
         if layers:
-            click.echo(f"in FP32 for their range    {graph}: {', '.join(layers)}")
+            click.echo(f"in FP32 because of their range, {graph}: {', '.join(layers)}")
     size_mib = output.stat().st_size / 2**20
     click.echo(f"wrote {output} ({size_mib:.1f} MiB); try it with: psp-rt run {output} INPUT --output FILE")
     if tensorrt:
         build_and_tell(request)
+
+
+@main.command("inspect")
+@click.argument("engine", type=File)
+@click.option("--layers", is_flag=True, help="Print every layer.")
+@click.option("--time", "timed", is_flag=True, help="Time each layer of the FP32 graphs on the CPU.")
+@click.option("--threads", type=click.IntRange(min=1), help="Default: one for each physical core.")
+@click.option("--compare", is_flag=True, help="Compare FP16, emulated, with FP32 layer by layer.")
+@click.option(
+    "--pictures", type=File, multiple=True, help="A picture or a folder to compare on. May be repeated."
+)
+@click.option("--save-for-polygraphy", type=File, metavar="DIR", help="Save the comparison for Polygraphy.")
+@click.option("--json", "json_file", type=File, metavar="FILE", help="Also write everything to this file.")
+def inspect_command(
+    *,
+    engine: Path,
+    layers: bool,
+    timed: bool,
+    threads: int | None,
+    compare: bool,
+    pictures: tuple[Path, ...],
+    save_for_polygraphy: Path | None,
+    json_file: Path | None,
+) -> None:
+    """Show the layers of ENGINE, their precision, and with --time how long each takes."""
+    if not compare and (pictures or save_for_polygraphy is not None):
+        raise click.UsageError("--pictures and --save-for-polygraphy are for --compare; add that")
+    if json_file is not None:
+        check_apart(json_file, engine, *pictures)
+        check_writable(json_file)
+    if save_for_polygraphy is not None and save_for_polygraphy.is_file():
+        raise OutputError(
+            f"{save_for_polygraphy} is a file; give the name of a folder for Polygraphy's files"
+        )
+
+    def report(step: str) -> None:
+        click.echo(f"... {step}", err=True)
+
+    found = Inspection(engine=str(engine))
+    with EngineFile.open(engine) as file:
+        found.graphs = view_graphs(
+            file,
+            time_runs=TIMED_RUNS if timed else 0,
+            threads=default_threads() if threads is None else threads,
+            report=report,
+        )
+        if compare:
+            found.differences = compare_precisions(file, pictures, save_to=save_for_polygraphy, report=report)
+    for line in lines(found, every_layer=layers):
+        click.echo(line)
+    if json_file is not None:
+        write_atomically(json_file, json.dumps(found.as_json(), indent=1) + "\n")
+        click.echo(f"wrote {json_file}")
+
+
+@main.command("convert")
+@click.argument("source", type=File)
+@click.argument("output", type=File)
+def convert_command(source: Path, output: Path) -> None:
+    """Write the generator of SOURCE to OUTPUT, a .pt for python -m trainer encoder --generator.
+
+    Reads NVIDIA's stylegan2-ada .pkl and every other format that the export reads. Code stored in a file is
+    never executed. A missing latent average is estimated.
+    """
+    check_apart(output, source)
+    check_writable(output)
+    model = load(source)
+    average = model.generator.mean_style() if model.latent_avg is None else model.latent_avg
+    content: dict[str, Any] = {
+        "g_ema": model.generator.state_dict(),  # the averaged generator, under rosinality's names
+        "latent_avg": average.mean(dim=0) if average.ndim == 2 else average,  # [D]
+    }
+    config = model.generator.config
+    if config.conv_clamp is not None:
+        content["conv_clamp"] = config.conv_clamp  # bound on the activations
+    trainer_checkpoint.write(output, content)
+    click.echo(f"wrote {output}: StyleGAN2 of {config.size} pixels, {config.num_styles} styles")
+
+
+@main.command("recover")
+@click.argument("engine", type=File)
+@click.argument("output", type=File)
+def recover_command(engine: Path, output: Path) -> None:
+    """Write the model of ENGINE to OUTPUT, a checkpoint for python -m trainer and python -m export."""
+    found = recover_to(engine, output)
+    config = found.model.generator.config
+    click.echo(f"wrote {output}: {found.task}, {config.size} pixels, {config.num_styles} styles")

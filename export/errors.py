@@ -1,4 +1,4 @@
-"""The errors that only the export raises."""
+"""Errors that only the export raises."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,16 +7,16 @@ from psp_rt.errors import PspError
 
 
 class CheckpointError(PspError):
-    """A checkpoint is damaged, hostile, of an unknown format, or of an architecture we cannot read."""
+    """A checkpoint is damaged, malicious, or of an unsupported format or architecture."""
 
 
 class ParityError(PspError):
-    """An exported graph does not compute what its checkpoint does."""
+    """An exported graph does not compute what its checkpoint computes."""
 
 
 @contextmanager
 def reading(source: str) -> Iterator[None]:
-    """Put the name of the file before what is wrong in it."""
+    """Prefix the message of a `CheckpointError` with the name of the file."""
     try:
         yield
     except CheckpointError as error:

@@ -1,7 +1,7 @@
-"""Does an engine compute what its checkpoint does?
+"""Check that an engine computes what its checkpoint computes.
 
-The engine runs through the Translator, as its users will run it; PyTorch runs the networks of the
-trainer on the same inputs.
+The engine runs through the Translator, as users will run it. PyTorch runs the trainer's networks on the
+same inputs.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,15 +13,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.checkpoints.load import Model
+from export.checkpoints.tensors import Model
 from export.errors import ParityError
-from psp_rt import InputSpec, Translator
+from export.graphs.activations import psnr_db
+from psp_rt import Translator
+from psp_rt.engine.manifest import InputSpec
 from trainer.networks import Noise, Translation
 
-CODES_BAR = 1e-4  # of the codes' range
-PICTURE_BAR = 1.0  # grey levels
-ROUNDING_BAR = 40.0  # dB, of pictures from weights stored as FP16 against the checkpoint's own
-FP16_BAR = 40.0  # dB, of pictures computed in FP16 against FP32
+# The largest and the smallest values that figures may have. Errors of codes and styles are relative to
+# their range, levels are gray levels, and PSNR compares pictures from weights stored as FP16, or computed in
+# FP16, with pictures in FP32.
+AT_MOST = {"codes_relative_error": 1e-4, "styles_relative_error": 1e-4, "picture_max_levels": 1.0}
+AT_LEAST = {
+    "fp16_weights_psnr_db": 40.0,
+    "fp16_generator_psnr_db": 40.0,
+    "fp16_end_to_end_psnr_db": 40.0,
+}
 SEEDS = (0, 1)
 
 
@@ -36,12 +43,12 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What PyTorch computes."""
+    """The results of PyTorch."""
 
     images: NDArray[np.uint8] | None  # [N, H, W, C] inputs of the encoder
-    codes: NDArray[np.float32]  # [N, L, D] of these images; without an encoder, of the seeds
+    codes: NDArray[np.float32]  # [N, L, D] of these images, or of the seeds without an encoder
     styles: NDArray[np.float32]  # [N, D] of the seeds
-    pictures: NDArray[np.float32]  # [N, H, W, 3] of the codes, in grey levels, before rounding
+    pictures: NDArray[np.float32]  # [N, H, W, 3] of the codes, in gray levels before rounding
 
 
 def networks(model: Model, *, noise: Noise) -> Reference:
@@ -61,9 +68,9 @@ def networks(model: Model, *, noise: Noise) -> Reference:
 
 
 def network_input(images: NDArray[np.uint8], spec: InputSpec) -> Tensor:
-    """Turn bytes [N, H, W, C] into what the network was trained on [N, C, H, W].
+    """Turn bytes [N, H, W, C] into the inputs that the network was trained on, [N, C, H, W].
 
-    Written without a look at the exported graph, which it is here to check.
+    Written independently of the exported graph, because it is there to check that graph.
     """
     if spec.labels is not None:
         planes = [images[..., 0] == label for label in range(spec.labels)]
@@ -74,7 +81,7 @@ def network_input(images: NDArray[np.uint8], spec: InputSpec) -> Tensor:
 
 @torch.no_grad()
 def expect(reference: Reference, model: Model) -> Expected:
-    """Run a reference on drawn inputs."""
+    """Run a reference on synthetic inputs."""
     config = model.generator.config
     draws = [
         np.random.default_rng(seed).standard_normal(config.style_dim, dtype=np.float32) for seed in SEEDS
@@ -97,7 +104,7 @@ def expect(reference: Reference, model: Model) -> Expected:
 
 
 def draw_images(spec: InputSpec) -> NDArray[np.uint8]:
-    """Return a smooth and a rough input, [2, H, W, C]."""
+    """Return a smooth and a noisy input, [2, H, W, C]."""
     top = (spec.labels or 256) - 1
     rows, columns = np.mgrid[0 : spec.height, 0 : spec.width] / (max(spec.height, spec.width) / 8)
     waves = [np.sin(columns * (1 + c / 3)) * np.cos(rows * (1 - c / 4)) for c in range(spec.channels)]
@@ -107,7 +114,7 @@ def draw_images(spec: InputSpec) -> NDArray[np.uint8]:
 
 
 def measure(engine: Path, expected: Expected) -> dict[str, float]:
-    """Run an engine on the same inputs and return how far it is from PyTorch."""
+    """Run an engine on the same inputs and return its differences from PyTorch."""
     figures = {}
     with Translator(engine, device="cpu", backend="onnxruntime", color="rgb") as translator:
         if expected.images is not None:
@@ -122,11 +129,15 @@ def measure(engine: Path, expected: Expected) -> dict[str, float]:
     return figures
 
 
-def check_finite(figures: Mapping[str, float]) -> None:
-    """Refuse an engine that computes no numbers: there is nothing to force, not even a manifest.
+def check(figures: Mapping[str, float], *, force: bool = False) -> None:
+    """Raise an error if a figure misses its bar.
+
+    Args:
+        figures: What `measure` and `fp16.compare` return.
+        force: Only refuse figures that are not finite: a manifest cannot store them.
 
     Raises:
-        ParityError: A figure is infinite or none.
+        ParityError: A figure is beyond its bar, or not finite.
     """
     for name, figure in figures.items():
         if not np.isfinite(figure):
@@ -134,42 +145,17 @@ def check_finite(figures: Mapping[str, float]) -> None:
                 f"the engine computes NaN or infinity: {name} is {figure}. Nothing was written; the weights "
                 "are too large for the arithmetic, use another checkpoint"
             )
-
-
-def check(figures: Mapping[str, float]) -> None:
-    """Refuse an engine that is off.
-
-    Raises:
-        ParityError: A figure is beyond its bar, or no number.
-    """
-    most = {
-        "codes_relative_error": CODES_BAR,
-        "styles_relative_error": CODES_BAR,
-        "picture_max_levels": PICTURE_BAR,
-    }
-    least = {
-        "fp16_weights_psnr_db": ROUNDING_BAR,
-        "fp16_generator_psnr_db": FP16_BAR,
-        "fp16_end_to_end_psnr_db": FP16_BAR,
-    }
-    for name, figure in figures.items():
-        if not (figure <= most.get(name, np.inf) and figure >= least.get(name, -np.inf)):
-            bar = f"at most {most[name]:g}" if name in most else f"at least {least.get(name, 0):g}"
-            mend = (
-                "export with --precision fp32, or " if "fp16_weights" not in name and "fp16" in name else ""
-            )
+        most, least = AT_MOST.get(name, np.inf), AT_LEAST.get(name, -np.inf)
+        if not least <= figure <= most and not force:
+            bar = f"at most {most:g}" if name in AT_MOST else f"at least {least:g}"
+            in_fp32 = name.startswith("fp16") and name != "fp16_weights_psnr_db"
+            remedy = "export with --precision fp32, or " if in_fp32 else ""
             raise ParityError(
-                f"the engine does not compute what the checkpoint does: {name} is {figure:.3g}, "
-                f"expected {bar}. Nothing was written; {mend}to write it all the same, add --force"
+                f"the engine does not compute what the checkpoint computes: {name} is {figure:.3g}, "
+                f"expected {bar}. Nothing was written; {remedy}to write it anyway, add --force"
             )
 
 
 def relative_error(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """Return the largest difference, relative to the range of what was expected."""
+    """Return the largest difference, relative to the range of the expected values."""
     return float(np.abs(found - expected).max() / max(np.ptp(expected), 1e-12))
-
-
-def psnr_db(found: NDArray[np.generic], expected: NDArray[np.generic]) -> float:
-    """Return the peak signal-to-noise ratio of pictures in grey levels; 99 dB where they are equal."""
-    error = float(np.square(found.astype(np.float64) - expected.astype(np.float64)).mean())
-    return 99.0 if error < 1e-5 else float(10 * np.log10(255**2 / error))

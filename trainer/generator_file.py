@@ -18,8 +18,8 @@ SOURCE = (
     "an official pSp checkpoint, or a checkpoint of this trainer"
 )
 HINTS = {
-    ".pkl": "; convert NVIDIA's stylegan2-ada .pkl first: python -m export.convert FILE.pkl FILE.pt",
-    ".engine": "; turn an engine back first: python -m export.recover FILE.engine FILE.pt",
+    ".pkl": "; convert NVIDIA's stylegan2-ada .pkl first: python -m export convert FILE.pkl FILE.pt",
+    ".engine": "; turn an engine back first: python -m export recover FILE.engine FILE.pt",
 }
 
 

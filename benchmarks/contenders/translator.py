@@ -1,25 +1,25 @@
-"""psp_rt as its users call it, and what is inside it: sessions of ONNX Runtime, requests of OpenVINO.
-
-What runs on a GPU has not run there yet.
-"""
+"""psp_rt as its users call it, its bare sessions and requests, and OpenVINO on the engine's graphs."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.contenders.entry import Entry
-from benchmarks.contenders.plans import engine_with_plans
-from benchmarks.contenders.unavailable import Unavailable
-from benchmarks.measure.workload import Workload, latent, read
-from psp_rt import InputSpec, PspError, StyleMix, Translator
+from benchmarks.contenders.contender import Unavailable, latent, read
+from psp_rt import EngineFile, InputSpec, PspError, StyleMix, Translator
 from psp_rt.engine.ports import GRAPHS
+from psp_rt.hardware.openvino import openvino_core, probe_openvino
 from psp_rt.images import Pixels
 from psp_rt.style import Codes
+
+if TYPE_CHECKING:
+    from benchmarks.measure.workload import Workload
+
+PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # OpenVINO's names
 
 
 class PspRt:
@@ -50,7 +50,7 @@ class PspRt:
         return self._translator.generate(codes)
 
     def translate(self, pictures: Sequence[Path]) -> Sequence[Any]:
-        """Return N PIL images, as users who pass paths get them."""
+        """Return N PIL images, as for users who pass paths."""
         results: list[Any] = self._translator.run(list(pictures))
         return results
 
@@ -62,12 +62,12 @@ class PspRt:
         return results
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         self._translator.close()
 
 
 class BareSessions:
-    """The sessions of psp_rt, called directly: what psp_rt costs is the difference to this."""
+    """The sessions of psp_rt, called directly. The overhead of psp_rt is the difference from this."""
 
     def __init__(self, translator: Translator, spec: InputSpec) -> None:
         self._translator, self._spec = translator, spec
@@ -99,13 +99,13 @@ class BareSessions:
         return list(self.generate(self.encode(read(pictures, self._spec))))
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         self._sessions = {}
         self._translator.close()
 
 
 class BareRequests:
-    """The OpenVINO requests of psp_rt, called directly, picture by picture as psp_rt does."""
+    """The OpenVINO requests of psp_rt, called directly, one picture at a time as in psp_rt."""
 
     def __init__(self, translator: Translator, spec: InputSpec) -> None:
         self._translator, self._spec = translator, spec
@@ -138,7 +138,7 @@ class BareRequests:
         return list(self.generate(self.encode(read(pictures, self._spec))))
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         self._requests = {}
         self._translator.close()
 
@@ -146,21 +146,9 @@ class BareRequests:
         return self._requests[graph].infer(inputs, share_inputs=True)[0]
 
 
-def psp_rt_entry(*, name: str, what: str, device: str, backend: str, precision: str = "fp32") -> Entry:
-    """Return the entry of psp_rt on one of its backends."""
-    return Entry(
-        name=name,
-        what=what,
-        device=device,
-        precision=precision,
-        open=partial(PspRt.open, device=device, backend=backend, precision=precision),
-        translator={"device": device, "backend": backend, "precision": precision},
-    )
-
-
 def _opened(workload: Workload, device: str, backend: str, precision: str) -> Translator:
     try:
-        engine = engine_with_plans(workload, precision) if backend == "tensorrt" else workload.engine
+        engine = workload.with_plans(precision) if backend == "tensorrt" else workload.engine
         return workload.opened(backend, precision, device=device, engine=engine)
     except PspError as error:
         raise Unavailable(str(error).replace(f"{workload.engine.parent}/", "")) from error
@@ -168,5 +156,69 @@ def _opened(workload: Workload, device: str, backend: str, precision: str) -> Tr
 
 def _with_style(codes: Codes, style: Codes, first_row: int) -> Codes:
     mixed = codes.copy()
-    mixed[:, first_row:] = style[0]  # all rows of a style are one
+    mixed[:, first_row:] = style[0]  # all rows of a style are the same
     return mixed
+
+
+class OpenVino:
+    """OpenVINO on the CPU, all graphs in one precision."""
+
+    def __init__(self, models: dict[str, Any], spec: InputSpec) -> None:
+        self._models, self._spec = models, spec
+
+    @classmethod
+    def open(cls, workload: Workload, precision: str = "fp32") -> OpenVino:
+        """Compile the graphs."""
+        found = probe_openvino()
+        if found.problem:
+            raise Unavailable(found.problem)
+        if precision == "bf16" and "BF16" not in found.capabilities:
+            raise Unavailable("this processor has no BF16 arithmetic")
+        core = openvino_core()
+        settings = {
+            "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+            "INFERENCE_NUM_THREADS": workload.threads,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            extract(workload.engine, folder)
+            models = {
+                graph: core.compile_model(folder / f"{graph}.onnx", "CPU", settings) for graph in GRAPHS
+            }
+        return cls(models, workload.input)
+
+    def encode(self, images: Pixels) -> Codes:
+        """Return codes [N, L, D]."""
+        codes: Codes = self._models["encoder"]([images])[0]
+        return codes
+
+    def with_style(self, codes: Codes, seed: int, first_row: int) -> Codes:
+        """Return codes [N, L, D] with the style of a seed from one row on."""
+        mixed = codes.copy()
+        mixed[:, first_row:] = self._models["mapping"]([latent(seed, codes.shape[-1])])[0]
+        return mixed
+
+    def generate(self, codes: Codes) -> Pixels:
+        """Return RGB [N, H, W, 3]."""
+        weights = np.zeros(codes.shape[:2], np.float32)
+        feeds = {"codes": codes, "reference": codes, "weights": weights}
+        pictures: Pixels = self._models["generator"](feeds)[0]
+        return pictures
+
+    def translate(self, pictures: Sequence[Path]) -> Sequence[Any]:
+        """Return N arrays [H, W, 3], RGB."""
+        return list(self.generate(self.encode(read(pictures, self._spec))))
+
+    def close(self) -> None:
+        """Release the models."""
+        self._models = {}
+
+
+def extract(engine: Path, folder: Path) -> None:
+    """Unzip the graphs of an engine, and their weights."""
+    with EngineFile.open(engine) as file:
+        for name in file.names:
+            if name.startswith(GRAPHS):
+                with file.view(name) as data:
+                    (folder / name).write_bytes(data)

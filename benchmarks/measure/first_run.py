@@ -1,63 +1,141 @@
-"""The first moments of a process of psp_rt: run as ``python -m benchmarks.first_run SPECIFICATION``.
+"""The first moments of a contender's process: ``python -m benchmarks.measure.first_run SPECIFICATION``.
 
-Reads and prints JSON. Nothing is imported that a user of psp_rt would not import.
+The specification and the result are JSON. For psp_rt, nothing is imported that a user of psp_rt would not
+import. Weights that are drawn instead of read from a file have no opening time.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 
-def main(specification: str) -> None:
-    """Import psp_rt, open an engine, and translate pictures twice.
+@dataclass(frozen=True, kw_only=True)
+class FreshRun:
+    """psp_rt with default settings on the CPU: medians over several processes, and the largest memory."""
 
-    The specification names ``engine``, ``pictures``, which are one batch, the ``translator``'s settings,
-    and how many ``clones`` translate at once.
+    what: str
+    processes: int
+    import_s: float
+    open_s: float
+    first_run_s: float
+    second_run_s: float
+    peak_open_mib: float
+    peak_mib: float
+
+    @property
+    def first_picture_s(self) -> float:
+        """Time to open and to make the first picture, without the import."""
+        return self.open_s + self.first_run_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContenderRun:
+    """One contender alone in a process.
+
+    Args:
+        batch: Pictures per call.
+        clones: Simultaneous calls.
+        open_s: None for weights that are drawn instead of read from a file.
+        peak_mib: Peak host memory.
+        device_mib: GPU memory; None on the CPU.
+    """
+
+    contender: str
+    batch: int
+    clones: int
+    open_s: float | None
+    first_run_s: float
+    second_run_s: float
+    peak_mib: float
+    device_mib: float | None
+
+
+Opened = tuple[Callable[[], object], bool, dict[str, float]]  # translates, runs on a GPU, times until then
+
+
+def main(specification: str) -> None:
+    """Open a contender, translate the pictures twice and print the times and the memory.
+
+    The specification of psp_rt has ``engine``, ``pictures``, which are one batch, the ``translator``'s
+    settings, and how many ``clones`` translate at once. That of PyTorch has the name of the ``contender``, an
+    ``architecture`` or else ``engine`` and ``checkpoint``, the ``threads``, and the size of the ``batch``.
     """
     asked: dict[str, Any] = json.loads(specification)
-    marks = [time.perf_counter()]
+    translate, on_gpu, times = _open_psp_rt(asked) if "translator" in asked else _open_pytorch(asked)
+    opened_mib, runs = peak_mib(), []
+    for _ in range(2):
+        started = time.perf_counter()
+        translate()
+        runs.append(time.perf_counter() - started)
+    used_before, used = times.pop("used_mib", None), gpu_memory_mib() if on_gpu else None
+    found = {
+        "open_s": None,
+        **times,
+        "first_run_s": runs[0],
+        "second_run_s": runs[1],
+        "peak_open_mib": opened_mib,
+        "peak_mib": peak_mib(),
+        "device_mib": None if used is None or used_before is None else used - used_before,
+    }
+    print(json.dumps(found))
+
+
+def _open_psp_rt(asked: dict[str, Any]) -> Opened:
+    times, started = {}, time.perf_counter()
     import psp_rt
 
-    marks.append(time.perf_counter())
+    times["import_s"] = time.perf_counter() - started
     on_gpu = asked["translator"]["device"] != "cpu"
-    used_before = _device_mib() if on_gpu else None
+    if on_gpu and (used := gpu_memory_mib()) is not None:
+        times["used_mib"] = used
     started = time.perf_counter()
     first = psp_rt.Translator(asked["engine"], **asked["translator"])
-    opened = time.perf_counter() - started
-    opened_mib = peak_mib()
+    times["open_s"] = time.perf_counter() - started
     translators = [first, *(first.clone() for _ in range(asked["clones"] - 1))]
-    runs = []
-    with ThreadPoolExecutor(len(translators)) as pool:
-        for _ in range(2):
-            started = time.perf_counter()
-            list(pool.map(lambda translator: translator.run(asked["pictures"]), translators))
-            runs.append(time.perf_counter() - started)
-    used = _device_mib() if on_gpu else None
-    print(
-        json.dumps(
-            {
-                "import_s": marks[1] - marks[0],
-                "open_s": opened,
-                "first_run_s": runs[0],
-                "second_run_s": runs[1],
-                "peak_open_mib": opened_mib,
-                "peak_mib": peak_mib(),
-                "device_mib": None if used is None or used_before is None else used - used_before,
-            }
-        )
-    )
+    pool = ThreadPoolExecutor(len(translators))
+
+    def translate() -> None:
+        list(pool.map(lambda translator: translator.run(asked["pictures"]), translators))
+
+    return translate, on_gpu, times
+
+
+def _open_pytorch(asked: dict[str, Any]) -> Opened:
+    from benchmarks.contenders.all import ENTRIES
+    from benchmarks.measure.models import named
+    from benchmarks.measure.workload import drawn_workload, given_workload
+
+    (entry,) = (entry for entry in ENTRIES if entry.name == asked["contender"])
+    on_gpu, times = entry.device != "cpu", {}
+    if on_gpu and (used := gpu_memory_mib()) is not None:
+        times["used_mib"] = used
+    batch, threads = asked["batch"], asked["threads"]
+    started = time.perf_counter()
+    if asked["architecture"]:
+        architecture = named(asked["architecture"])
+        workload = drawn_workload(architecture, batch=batch, threads=threads, report=lambda step: None)
+    else:
+        engine, checkpoint = Path(asked["engine"]), Path(asked["checkpoint"])
+        workload = given_workload(engine, checkpoint, batch=batch, threads=threads)
+    contender = entry.open(workload)
+    if not asked["architecture"]:
+        times["open_s"] = time.perf_counter() - started
+    return lambda: contender.translate(workload.pictures), on_gpu, times
 
 
 def peak_mib() -> float:
-    """Return the most memory that this process has had.
+    """Return the peak memory of this process.
 
-    Linux carries getrusage's figure over from the parent, which here is many times as large; VmHWM
-    begins anew with the process.
+    On Linux, getrusage's figure is inherited from the parent, which here is many times as large. VmHWM
+    starts anew with the process.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -70,10 +148,27 @@ def peak_mib() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 1024
 
 
-def _device_mib() -> float | None:
-    from benchmarks.measure.device_memory import used_mib
+def gpu_memory_mib() -> float | None:
+    """Return the used memory of the first GPU, or None if there is none.
 
-    return used_mib()
+    The driver's figure is that of the whole card, so other processes on it spoil the difference. Runtimes
+    keep the memory that they took once, so the memory after a run is the most that the run needed.
+    """
+    from psp_rt.hardware.probe import probe_driver
+
+    if probe_driver().problem:
+        return None
+    cuda, device, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(0), ctypes.c_void_p()
+    free, total = ctypes.c_size_t(0), ctypes.c_size_t(0)
+    status = cuda.cuDeviceGet(ctypes.byref(device), 0)
+    status = status or cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
+    status = status or cuda.cuCtxPushCurrent_v2(context)
+    if status:
+        return None
+    status = cuda.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+    # The context stays retained: its own memory must not count as the contender's.
+    cuda.cuCtxPopCurrent_v2(ctypes.byref(context))
+    return None if status else (total.value - free.value) / 2**20
 
 
 if __name__ == "__main__":

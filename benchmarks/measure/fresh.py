@@ -1,4 +1,4 @@
-"""Cold start and memory, each measured in a process of its own. Files are in the page cache."""
+"""Cold start and memory, each measured in its own process. Files are in the page cache."""
 
 from __future__ import annotations
 
@@ -7,55 +7,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders import Entry
-from benchmarks.measure.workload import ROOT, Workload
+from benchmarks import ROOT
+from benchmarks.contenders.contender import Entry
+from benchmarks.measure.first_run import ContenderRun, FreshRun
+from benchmarks.measure.workload import Workload
 
-
-@dataclass(frozen=True, kw_only=True)
-class FreshRun:
-    """psp_rt without settings, on the CPU: medians over several processes; the memory is the largest."""
-
-    what: str
-    processes: int
-    import_s: float
-    open_s: float
-    first_run_s: float
-    second_run_s: float
-    peak_open_mib: float
-    peak_mib: float
-
-    @property
-    def first_picture_s(self) -> float:
-        """Opened and first picture made, without the import."""
-        return self.open_s + self.first_run_s
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContenderRun:
-    """One contender alone in a process.
-
-    Args:
-        batch: Pictures of one call.
-        clones: Calls at once.
-        open_s: None for weights that are drawn in place of a file.
-        peak_mib: Of the host's memory.
-        device_mib: Of the GPU's; None on the CPU.
-    """
-
-    contender: str
-    batch: int
-    clones: int
-    open_s: float | None
-    first_run_s: float
-    second_run_s: float
-    peak_mib: float
-    device_mib: float | None
+FIRST_RUN = "benchmarks.measure.first_run"
 
 
 def measure(what: str, engine: Path, picture: Path, *, threads: int, processes: int) -> FreshRun:
@@ -66,7 +28,7 @@ def measure(what: str, engine: Path, picture: Path, *, threads: int, processes: 
         "translator": {"device": "cpu", "threads": threads},
         "clones": 1,
     }
-    runs = [_start("benchmarks.measure.first_run", specification) for _ in range(processes)]
+    runs = [_start(FIRST_RUN, specification) for _ in range(processes)]
     times = {
         name: float(np.median([run[name] for run in runs]))
         for name in ("import_s", "open_s", "first_run_s", "second_run_s")
@@ -76,7 +38,7 @@ def measure(what: str, engine: Path, picture: Path, *, threads: int, processes: 
 
 
 def can_run_alone(entry: Entry) -> bool:
-    """Return whether a contender has a process of its own; the others are the insides of psp_rt's."""
+    """Return whether a contender gets its own process; bare sessions and requests do not."""
     return bool(entry.translator) or entry.in_pytorch
 
 
@@ -84,12 +46,12 @@ def measure_contender(entry: Entry, workload: Workload, *, batch: int = 1, clone
     """Run a contender twice in a process.
 
     Raises:
-        subprocess.CalledProcessError: The process failed; for want of memory, most likely.
+        subprocess.CalledProcessError: The process failed, most likely for lack of memory.
     """
     if entry.translator:
-        found = _start("benchmarks.measure.first_run", _of_psp_rt(entry, workload, batch, clones))
+        found = _start(FIRST_RUN, _of_psp_rt(entry, workload, batch, clones))
     else:
-        found = _start("benchmarks.measure.first_pytorch_run", _of_pytorch(entry, workload, batch))
+        found = _start(FIRST_RUN, _of_pytorch(entry, workload, batch))
     kept = ("open_s", "first_run_s", "second_run_s", "peak_mib", "device_mib")
     return ContenderRun(
         contender=entry.name, batch=batch, clones=clones, **{name: found[name] for name in kept}

@@ -1,18 +1,45 @@
-"""What this machine can do at best: large products and a large copy, timed among the contenders.
+"""The limits of this machine: its arithmetic and memory, and how far contenders are from them.
 
-On a CPU the product is a convolution of the encoder's kind, by oneDNN: PyTorch's matrix product is MKL's, and
-on an AMD processor reaches less than half of that: every contender was beyond it. Those of a GPU have not
-run yet.
+The ceilings are the times of large products and of a large copy, measured among the contenders. On a CPU
+the product is a convolution like the encoder's, by oneDNN. PyTorch's matrix product is MKL's, which reaches
+less than half of that on an AMD processor: every contender exceeded it.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
+from pathlib import Path
 from typing import Literal
 
+import onnx
 import torch
 
-from benchmarks.measure.gpu_clock import event_ms
-from benchmarks.measure.timing import Call, Timing, wall_ms
+from benchmarks.measure.models import Architecture
+from benchmarks.measure.timing import Call, Timing, event_ms, wall_ms
+from export.inspect.layers import count_macs, known_shapes
+from psp_rt.engine.ports import GRAPHS
+from psp_rt.engine.reader import EngineFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """The least work that one run of a graph takes."""
+
+    macs: int
+    weight_bytes: int  # read once per run, however large the batch
+
+
+def graph_work(engine: EngineFile, name: str, *, batch: int) -> Work:
+    """Count the work of a graph: multiplications, and bytes of weights."""
+    with engine.view(f"{name}.onnx") as data:
+        model = onnx.load_model_from_string(bytes(data))
+    constants = model.graph.initializer
+    sizes = (prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+             for tensor in constants)  # fmt: skip
+    return Work(macs=count_macs(model, batch=batch), weight_bytes=sum(sizes))
+
 
 Device = Literal["cpu", "cuda"]
 NAMES: dict[str, str] = {"cpu": "machine", "cuda": "GPU"}
@@ -29,18 +56,18 @@ TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, kw_only=True)
 class Peak:
-    """What a contender's device can do at best in its precision."""
+    """The highest rates of a device in one precision."""
 
     macs_per_s: float
     bytes_per_s: float
 
 
 class Ceilings:
-    """A product in each precision and a copy, and the rates that follow from their times.
+    """A product in each precision, a copy, and the rates that follow from their times.
 
     Args:
-        side: Of the matrices [side, side]; on a CPU four times the channels of the convolution.
-        copied_bytes: Beyond every cache.
+        side: Side of the matrices [side, side]; on a CPU four times the channels of the convolution.
+        copied_bytes: Size of the copy; larger than every cache.
     """
 
     def __init__(self, *, threads: int, side: int, copied_bytes: int, device: Device = "cpu") -> None:
@@ -86,7 +113,7 @@ class Ceilings:
 
     @property
     def measured(self) -> bool:
-        """Return whether there is a time of each."""
+        """Return whether each of them has been timed."""
         products = [timing.samples_ms for timing in self._products.values()]
         return bool(all(products) and self._copy.samples_ms)
 
@@ -122,3 +149,120 @@ class Ceilings:
     def bytes_per_s(self) -> float:
         """Return the median rate of the copy; each byte is read and written."""
         return 2 * self._copied_bytes / (self._copy.p50_ms / 1000)
+
+
+STAGE_GRAPHS = {"encode": ("encoder",), "generate": ("generator",), "end to end": ("encoder", "generator")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distance:
+    """A contender's median time compared with the bound."""
+
+    contender: str
+    stage: str
+    batch: int
+    gmacs: float
+    bound_ms: float  # the larger one of arithmetic and reading the weights
+    p50_ms: float
+    ratio: float
+
+
+def distances(
+    timings: Sequence[Timing],
+    works: Mapping[tuple[str, int], Work],
+    peaks: Mapping[str, Peak],
+) -> list[Distance]:
+    """Compare every timed stage with its bound.
+
+    Args:
+        works: Work of each graph and batch size.
+        peaks: Peak of each contender's device, in its precision.
+    """
+    found = []
+    for timing in timings:
+        peak = peaks.get(timing.contender)
+        if peak is not None and timing.stage in STAGE_GRAPHS and timing.samples_ms:
+            parts = [works[graph, timing.batch] for graph in STAGE_GRAPHS[timing.stage]]
+            macs = sum(part.macs for part in parts)
+            arithmetic_s = macs / peak.macs_per_s
+            reading_s = sum(part.weight_bytes for part in parts) / peak.bytes_per_s
+            bound_ms = 1000 * max(arithmetic_s, reading_s)
+            found.append(
+                Distance(
+                    contender=timing.contender,
+                    stage=timing.stage,
+                    batch=timing.batch,
+                    gmacs=macs / 1e9,
+                    bound_ms=bound_ms,
+                    p50_ms=timing.p50_ms,
+                    ratio=timing.p50_ms / bound_ms,
+                )
+            )
+    return found
+
+
+MAPS_AT_ONCE = 8  # of the largest size, in eager PyTorch: input, output, filtered, modulated, and spare
+# PyTorch's, ONNX Runtime's mapped and packed ones, OpenVINO's three (FP32, BF16, all in BF16), and one
+# while an engine is made
+WEIGHT_COPIES = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """The memory of a model in FP32: its weights, and the largest map for one picture."""
+
+    weight_bytes: int
+    map_bytes: int
+
+    @classmethod
+    def of_architecture(cls, architecture: Architecture) -> Footprint:
+        """Compute it without allocating the memory."""
+        return cls(weight_bytes=architecture.parameter_bytes(), map_bytes=architecture.activation_bytes())
+
+    @classmethod
+    def of_engine(cls, path: Path) -> Footprint:
+        """Compute it from the shapes in an engine's graphs."""
+        with EngineFile.open(path) as engine:
+            graphs = {
+                name: onnx.load_model_from_string(bytes(engine.view(f"{name}.onnx"))) for name in GRAPHS
+            }
+        weights = (tensor for graph in graphs.values() for tensor in graph.graph.initializer)
+        shapes = known_shapes(graphs["generator"], batch=1).values()
+        return cls(
+            weight_bytes=4 * sum(prod(tensor.dims) for tensor in weights),
+            map_bytes=4 * max((prod(shape) for shape in shapes if len(shape) == 4), default=0),
+        )
+
+    def needed_bytes(self, *, batch: int, opened: bool = False) -> int:
+        """Return the memory that measuring takes, in addition to that of contenders already open."""
+        weights = 0 if opened else WEIGHT_COPIES * self.weight_bytes
+        return weights + MAPS_AT_ONCE * batch * self.map_bytes
+
+    def shortage(self, *, batch: int, opened: bool = False) -> str:
+        """Return why the model does not fit into memory, or "" if it does; estimated on the high side."""
+        needed, available = self.needed_bytes(batch=batch, opened=opened), available_bytes()
+        if available is None or needed <= available:
+            return ""
+        return f"needs about {needed / 2**30:.1f} GiB of memory, {available / 2**30:.1f} GiB are free"
+
+
+def available_bytes() -> int | None:
+    """Return the available memory, or None if it is unknown."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    group = _group_bytes()
+    return group if free is None else free if group is None else min(free, group)
+
+
+def _group_bytes() -> int | None:
+    """Return what a container's own limit leaves. File pages do not count, because they can be dropped."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        used = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return None if limit == "max" else int(limit) - int(used["anon"])
+    except (OSError, KeyError, ValueError):
+        return None

@@ -1,13 +1,18 @@
-"""Time calls in rounds, each once a round, so that a change of clock or load touches all alike."""
+"""Time calls in rounds, each call once per round, so that a change of clock or load affects all alike."""
 
 import random
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
-SETTLE_S = 0.01  # worker threads spin for a while after a call; they must not disturb the next one
+READER = "all"
+RUNS_EACH = 2  # so that the clones run out of step, as callers do
+STAGES = ("read", "upload", "encode", "style-mix", "generate", "download", "end to end")  # in their order
+SETTLE_S = 0.01  # worker threads spin for a while after a call and would disturb the next one
 
 
 @dataclass(kw_only=True)
@@ -25,7 +30,7 @@ class Timing:
         return float(np.percentile(self.samples_ms, 50))
 
     def summary(self) -> dict[str, float | int]:
-        """Return percentiles, mean and throughput of all runs: none is left out."""
+        """Return percentiles, mean and throughput of all runs; none is left out."""
         if not self.samples_ms:
             return {"runs": 0}
         p50, p90, p99 = np.percentile(self.samples_ms, [50, 90, 99]).tolist()
@@ -49,13 +54,13 @@ def wall_ms(run: Callable[[], object]) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """Something to time, and where its times go.
+    """Something to time, and where its times are stored.
 
     Args:
-        run: Returns when its result is ready; where ``clock`` is a GPU's, when its work is in the queue.
+        run: Returns when its result is ready; with a GPU's clock, when its work has been enqueued.
         clock: Runs it and returns the milliseconds.
-        parts_ms: Returns the times of the parts of the latest run, where those are wanted too.
-        parts: Where they go.
+        parts_ms: Returns the times of the parts of the latest run, if these are needed too.
+        parts: Where these are stored.
     """
 
     timing: Timing
@@ -68,12 +73,12 @@ class Call:
 def measure(
     calls: Sequence[Call], *, rounds: int, warmup: int, progress: Callable[[str, float], None]
 ) -> None:
-    """Run every call ``warmup`` times, then once in each round; times are noted as they come.
+    """Run every call ``warmup`` times, then once in each round. Times are stored immediately.
 
-    The order is another one in each round.
+    The order changes in each round.
 
     Args:
-        progress: Told what runs next, and the fraction that is done.
+        progress: Called with what runs next and the fraction that is done.
     """
     total = len(calls) * (warmup + rounds)
     done = 0
@@ -91,5 +96,43 @@ def measure(
 
 
 def _shuffled(calls: Sequence[Call], turn: int) -> list[Call]:
-    """Return the calls in the order of one round: none may always find the caches as another left them."""
+    """Return the calls in the order of one round, so that no call always follows the same other call."""
     return random.Random(turn).sample(calls, len(calls))
+
+
+def event_ms(run: Callable[[], object]) -> float:
+    """Return the GPU's milliseconds from the start of a call's work to its end, including gaps."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    run()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end))
+
+
+class Progress:
+    """Shows steps on standard error: one changing line on a terminal, lines per step and round in a log."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._last = ""
+
+    def __call__(self, what: str, fraction: float | None) -> None:
+        """Show what runs next, and the fraction that is done if it is known."""
+        if sys.stderr.isatty():
+            end = "\n" if fraction is None else ""
+            print(f"\r{self._line(what, fraction)[:110]:110}", end=end, file=sys.stderr, flush=True)
+            return
+        part = what if fraction is None else what.partition(":")[0]  # the round, without the call
+        if part != self._last:
+            print(self._line(part, fraction), file=sys.stderr, flush=True)
+        self._last = part
+
+    def _line(self, what: str, fraction: float | None) -> str:
+        done = "    " if fraction is None else f"{fraction:4.0%}"
+        return f"{time.monotonic() - self._start:6.0f} s  {done}  {what}"
+
+
+def clones_stage(count: int) -> str:
+    """Return the stage's name."""
+    return f"{count} clone{'s' * (count > 1)}"

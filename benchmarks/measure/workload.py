@@ -1,33 +1,39 @@
-"""What is measured: an engine, the same model in PyTorch, and pictures to translate."""
+"""The workload of a benchmark: an engine, the same model in PyTorch, and pictures to translate."""
 
 import gc
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal, cast
 
 import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks import ROOT
+from benchmarks.contenders.contender import read
 from benchmarks.measure.models import Architecture, draw
-from export.checkpoints import load as checkpoints
+from export.checkpoints.load import load
+from export.checkpoints.tensors import Model
 from export.engine import Settings, export_engine
 from export.parity import draw_images
 from psp_rt import EngineFile, InputError, InputSpec, Manifest, Translator
-from psp_rt.images import Pixels, to_input
-from psp_rt.style import Codes
+from psp_rt.build import BuildOptions, BuildRequest, build
+from psp_rt.hardware import Hardware
+from psp_rt.hardware.choose import find_plan
+from psp_rt.hardware.probe import probe_driver
+from psp_rt.images import Pixels
 
 Setting = tuple[str, str, str]  # device, backend, precision
-ROOT = Path(__file__).parents[2]
 SEEDS = (1, 2, 3, 4)  # of the styles that are mixed in
-CACHE = Path(__file__).parents[1] / ".cache"
+CACHE = ROOT / "benchmarks" / ".cache"
 SOURCES = (
     "export",
     "trainer/networks",
     "psp_rt/engine/manifest.py",
     "benchmarks/measure/models.py",
-)  # of an engine
+)  # an engine is made again if one of these changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +43,13 @@ class Workload:
     name: str
     engine: Path
     manifest: Manifest
-    model: checkpoints.Model | None  # the same in PyTorch; None where only an engine was given
+    model: Model | None  # the same in PyTorch; None if only an engine was given
     pictures: tuple[Path, ...]  # as many as the largest batch
     threads: int
     architecture: Architecture | None = None  # of drawn weights; None for a user's engine
-    checkpoint: Path | None = None  # of a user's engine, where it was given
-    translators: dict[Setting, Translator] = field(default_factory=dict)  # that are open
-    engines: dict[Setting, Path] = field(default_factory=dict)  # that they were opened from
+    checkpoint: Path | None = None  # of a user's engine, if given
+    translators: dict[Setting, Translator] = field(default_factory=dict)  # the open ones
+    engines: dict[Setting, Path] = field(default_factory=dict)  # the files that they were opened from
 
     @property
     def input(self) -> InputSpec:
@@ -58,13 +64,13 @@ class Workload:
     def opened(
         self, backend: str, precision: str, *, device: str = "cpu", engine: Path | None = None
     ) -> Translator:
-        """Return the engine, opened; contenders clone it, so that they run the same graphs.
+        """Return the engine, opened. Contenders clone it, so that they run the same graphs.
 
         Args:
-            engine: The same engine with TensorRT plans, where it is another file.
+            engine: The same engine with TensorRT plans, if that is another file.
 
         Raises:
-            DeviceError: The device, the backend or the precision cannot be had here.
+            DeviceError: The device, the backend or the precision is not available here.
         """
         key = (device, backend, precision)
         self.engines[key] = engine or self.engine
@@ -90,45 +96,58 @@ class Workload:
         """Return where styles are mixed in: the paper's layers 8 to 18, or all rows of a small model."""
         return 7 if self.manifest.num_styles > 7 else 0
 
+    def with_plans(self, precision: str) -> Path:
+        """Return a user's engine unchanged, or a drawn engine with TensorRT plans, built if missing.
+
+        There is one copy of a drawn engine for each precision, because building adds to a file. The benchmark
+        compares the results of the plans later.
+
+        Raises:
+            DeviceError: There is no GPU to build on.
+            BackendError: TensorRT is missing or fails.
+        """
+        if self.architecture is None or probe_driver().problem:
+            return self.engine  # opening it reports what is missing
+        engine = cached_engine(
+            self.architecture,
+            lambda step: None,
+            variant=f"-tensorrt-{precision}",
+            settings=Settings(precision=cast(Literal["fp32", "fp16"], precision), pictures=self.pictures),
+        )
+        with EngineFile.open(engine) as file:
+            fits = find_plan(file, Hardware(), 0, precision).target
+        if not fits:
+            batch = max(4, len(self.pictures))
+            build(BuildRequest(engine=engine, options=BuildOptions(batches=(1, 1, batch))))
+        return engine
+
     def close(self) -> None:
-        """Let go of what was opened."""
+        """Close the translators."""
         for translator in self.translators.values():
             translator.close()
         self.translators.clear()
 
     def images(self, batch: int) -> Pixels:
-        """Return pictures as the encoder takes them, [N, H, W, C]."""
+        """Return pictures as inputs of the encoder, [N, H, W, C]."""
         return read(self.pictures[:batch], self.input)
-
-
-def read(pictures: Sequence[Path], spec: InputSpec) -> Pixels:
-    """Decode and resize pictures: the one piece of work that all contenders share."""
-    return np.stack([to_input(picture, spec) for picture in pictures])
-
-
-def latent(seed: int, size: int) -> Codes:
-    """Return z [1, size] of a seed: the one that psp_rt draws."""
-    return np.random.default_rng(seed).standard_normal((1, size), dtype=np.float32)
 
 
 def drawn_workload(
     architecture: Architecture, *, batch: int, threads: int, report: Callable[[str], None]
 ) -> Workload:
-    """Return a model with drawn weights; its engine is made once and then kept."""
+    """Return a model with drawn weights. Its engine is made once and then cached."""
     engine = cached_engine(architecture, report)
     found = _workload(architecture.name, engine, draw(architecture), batch=batch, threads=threads)
     return replace(found, architecture=architecture)
 
 
 def given_workload(engine: Path, checkpoint: Path | None, *, batch: int, threads: int) -> Workload:
-    """Return a user's engine, and the checkpoint that it was made from, if that is there."""
-    model = checkpoints.load(checkpoint) if checkpoint else None
+    """Return a user's engine, with the checkpoint that it was made from if that is given."""
+    model = load(checkpoint) if checkpoint else None
     return replace(_workload(engine.stem, engine, model, batch=batch, threads=threads), checkpoint=checkpoint)
 
 
-def _workload(
-    name: str, engine: Path, model: checkpoints.Model | None, *, batch: int, threads: int
-) -> Workload:
+def _workload(name: str, engine: Path, model: Model | None, *, batch: int, threads: int) -> Workload:
     with EngineFile.open(engine) as file:
         manifest = file.manifest
     if manifest.input is None:
@@ -149,7 +168,7 @@ def _workload(
 
 
 def draw_pictures(spec: InputSpec, count: int, folder: Path) -> tuple[Path, ...]:
-    """Write pictures of twice the input's size, so that they must be decoded and resized."""
+    """Write pictures of twice the input's size, so that contenders must decode and resize them."""
     folder.mkdir(parents=True, exist_ok=True)
     smooth, rough = draw_images(replace(spec, height=2 * spec.height, width=2 * spec.width))
     paths = []
@@ -169,10 +188,10 @@ def cached_engine(
     variant: str = "",
     settings: Settings | None = None,
 ) -> Path:
-    """Return the engine of an architecture; it is made again when the code that makes it has changed.
+    """Return the engine of an architecture. It is made again if the code that makes it has changed.
 
     Args:
-        variant: Tells engines of other settings apart.
+        variant: Distinguishes engines of other settings.
         settings: For the export.
     """
     CACHE.mkdir(exist_ok=True)

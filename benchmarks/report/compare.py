@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure.limits import NAMES as MACHINES
-from benchmarks.report.ratios import Ratio, ratio
 from benchmarks.report.result import FORMAT, VERSION
+from benchmarks.report.statistics import Ratio, ratio
 from benchmarks.report.tables import Table
 from psp_rt import InputError
 
@@ -23,15 +23,15 @@ class Change:
     ratio: Ratio
 
     def is_regression(self, bound: float) -> bool:
-        """Return whether it is slower than the bound, and not by chance alone."""
+        """Return whether it is slower than the bound, and not only by chance."""
         return self.key[1] not in MACHINES.values() and self.ratio.value > bound and self.ratio.low > 1
 
 
 def compare(before: Path, after: Path) -> tuple[list[Change], list[str]]:
-    """Return the changes of what both runs have, and remarks on what spoils the comparison.
+    """Return the changes of what both runs have, and remarks on what makes the comparison less reliable.
 
     Raises:
-        InputError: A file is no result, or they have nothing in common.
+        InputError: A file is not a result, or the two have nothing in common.
     """
     old, new = read(before), read(after)
     old_samples, new_samples = dict(_samples(old)), dict(_samples(new))
@@ -59,7 +59,7 @@ def read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}; expected a file written with --json") from None
     if not isinstance(content, dict) or (content.get("format"), content.get("version")) != (FORMAT, VERSION):
-        raise InputError(f"{path} is no result of this benchmark; expected a file written with --json")
+        raise InputError(f"{path} is not a result of this benchmark; expected a file written with --json")
     return content
 
 

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
-from benchmarks.report import aims
+from benchmarks.report.paper import OTHERS, measured_aims
 from benchmarks.report.result import ModelResult, Results
 from benchmarks.report.tables import Table
 from psp_rt import PspError
@@ -41,7 +41,7 @@ TEMPLATE = """<!DOCTYPE html>
 
 
 def check_matplotlib() -> None:
-    """Refuse a page that could not be drawn, before anything is measured for it.
+    """Check that a page can be drawn, before anything is measured for it.
 
     Raises:
         PspError: matplotlib is not installed.
@@ -71,14 +71,13 @@ def _plots(results: Results) -> Iterator[tuple[str, Iterable[tuple[str, str, str
     """Yield the plots of each section; matplotlib is loaded here, and only for a page."""
     import matplotlib as mpl
 
-    from benchmarks.report import model_plots, run_plots
-    from benchmarks.report.plots import STYLE
+    from benchmarks.report.plots import STYLE, model_plots, paper_plot, scaling_plots
 
     with mpl.rc_context(STYLE):
         for model in results.models:
-            yield model.name, list(model_plots.model_plots(model))
-        yield "Scaling", list(run_plots.scaling_plots(results))
-        yield "The paper", list(run_plots.paper_plot(results))
+            yield model.name, list(model_plots(model))
+        yield "Scaling", list(scaling_plots(results))
+        yield "The paper", list(paper_plot(results))
 
 
 def _summary(results: Results) -> Iterator[str]:
@@ -95,16 +94,16 @@ def _summary(results: Results) -> Iterator[str]:
 
 
 def _headlines(model: ModelResult) -> Iterator[str]:
-    """Yield the sentences that a reader came for."""
+    """Yield the main results as sentences."""
     if model.skipped:
         yield f"{model.name}: skipped, it {model.skipped}."
-    ratios = aims.measured(model.timings)
+    ratios = measured_aims(model.timings)
     for timing in model.measured():
-        if timing.stage == "end to end" and timing.batch == 1 and timing.contender in aims.OTHERS:
+        if timing.stage == "end to end" and timing.batch == 1 and timing.contender in OTHERS:
             line = (
                 f"{model.name}: {timing.contender} takes {timing.p50_ms:.4g} ms from file to picture (median)"
             )
-            for other in aims.OTHERS[timing.contender]:
+            for other in OTHERS[timing.contender]:
                 ratio = ratios.get(f"{other} / {timing.contender}: end to end, batch 1")
                 if ratio is not None:
                     times = f"{ratio.value:.2f} times as long ({ratio.low:.2f} to {ratio.high:.2f})"
@@ -113,6 +112,6 @@ def _headlines(model: ModelResult) -> Iterator[str]:
 
 
 def _folded(table: Table) -> str:
-    """Return a long table that opens by a click."""
+    """Return a long table that opens on a click."""
     summary = f"<summary>{escape(table.title)}: {len(table.rows)} rows</summary>"
     return f"<details>{summary}\n{table.as_html()}\n</details>"

@@ -1,4 +1,4 @@
-"""Where numbers come from: machine, versions, commit, command."""
+"""The provenance of results: machine, versions, commit, command."""
 
 import datetime
 import os
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psp_rt
-from benchmarks.measure.workload import ROOT
+from benchmarks import ROOT
 from psp_rt.cli.info import installed_packages
 from psp_rt.hardware.probe import probe_driver
 
@@ -19,7 +19,7 @@ PACKAGES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "torch", "onnx"
 def collect(
     arguments: Sequence[str], *, threads: int, program: str = "benchmarks/latency.py"
 ) -> dict[str, str]:
-    """Return what a reader needs to judge or repeat a run."""
+    """Return what is needed to judge or repeat a run."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": shown_command(arguments, program=program),
@@ -64,7 +64,7 @@ def gpus() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """Return the commit, marked where files differ from it."""
+    """Return the commit, marked if files differ from it."""
     try:
         command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
         found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -74,7 +74,7 @@ def _commit() -> str:
 
 
 def _load() -> str:
-    """Return the load before the run: others at work make every number larger."""
+    """Return the load before the run; other processes make every number larger."""
     return f"{os.getloadavg()[0]:.1f}" if sys.platform != "win32" else "unknown"
 
 

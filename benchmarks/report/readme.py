@@ -1,12 +1,11 @@
-"""What README says of a result file, line by line, for each format."""
+"""The lines that a page shows for a result file, for each format."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from benchmarks.report.aims import OTHERS
-from benchmarks.report.curves import Axis
-from benchmarks.report.paper import METHODS, OUTPUT_SIDE
-from benchmarks.report.scaling_tables import AXES, PER, point
+from benchmarks.report.paper import METHODS, OTHERS, OUTPUT_SIDE
+from benchmarks.report.statistics import Axis
+from benchmarks.report.tables import AXES, PER, point
 
 SCALED = ("end to end", "peak memory")
 STAGES = ("encode", "generate", "end to end")
@@ -36,7 +35,7 @@ Medians = Mapping[tuple[str, str], float]  # (contender, stage) -> ms
 
 
 def latency(content: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the medians of each model, and what else is promised; of a scaling run its curves."""
+    """Yield the medians of each model, mixing and cold start; for a scaling run its curves."""
     if content["scaling"]:
         yield from _scaling(content)
         return
@@ -68,7 +67,7 @@ def latency(content: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _against_paper(content: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the paper's runtime column with ours beside it, where there is more than pSp alone."""
+    """Yield the paper's runtime column next to ours, if more than one encoder was measured."""
     rows = {(row["method"], row["contender"]): row for row in content["paper"]}
     ours = next((name for name in OURS if any(contender == name for _, contender in rows)), "")
     methods = [method for method in METHODS.values() if (method, ours) in rows]
@@ -91,7 +90,7 @@ def _against_paper(content: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _scaling(content: Mapping[str, Any]) -> Iterator[str]:
-    """Yield how psp_rt's time and memory grow, with the lines that fit."""
+    """Yield how psp_rt's time and memory grow, with fitted lines."""
     where, curves = content["provenance"], content["scaling"]
     ours = next(name for name in OURS if name in {curve["contender"] for curve in curves})
     yield (
@@ -135,7 +134,7 @@ def _medians(medians: Medians) -> Iterator[str]:
     fast = min(medians[name, "end to end"] for name in shown) < 100
     yield f"| {'milliseconds' if fast else 'seconds'} | " + " | ".join(STAGES) + " |"
     yield "| --- |" + " ---: |" * len(STAGES)
-    for name in shown:  # the others could not run, or their pictures were wrong
+    for name in shown:  # others could not run, or their pictures were wrong
         times = [medians[name, stage] for stage in STAGES]
         cells = [f"{ms:.3g}" if fast else f"{ms / 1000:.2f}" for ms in times]
         yield f"| {NAMES[name]} | " + " | ".join(cells) + " |"
@@ -162,7 +161,7 @@ def _ours(medians: Medians) -> str:
 
 
 def training(content: Mapping[str, Any]) -> Iterator[str]:
-    """Yield images a second of each task's loops."""
+    """Yield images per second of the loops of each task."""
     where, settings = content["provenance"], content["settings"]
     yield (
         f"Images a second in training on {where['device']}, medians of {settings['rounds']} calls of "

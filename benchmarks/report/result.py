@@ -8,33 +8,29 @@
                       timings with all samples, ratios, ceilings, distances from the limit, fresh
                       processes, each contender alone in a process, and what scaling left out
     scaling           time and memory against batch, clones and output size, with lines and residuals
-    paper             the paper's column, and ours beside it
+    paper             the paper's column next to ours
 
 What can be derived is derived when the file is written, so an interrupt loses nothing.
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.measure import limit
-from benchmarks.measure.agreement import Agreement
-from benchmarks.measure.fresh import ContenderRun, FreshRun
-from benchmarks.measure.limits import Ceilings, Peak
-from benchmarks.measure.stages import STAGES
-from benchmarks.measure.timing import Timing
-from benchmarks.measure.work import Work
-from benchmarks.report import aims, curves, paper
-from psp_rt import OutputError
+from benchmarks.contenders.contender import Agreement
+from benchmarks.measure.first_run import ContenderRun, FreshRun
+from benchmarks.measure.limits import Ceilings, Distance, Peak, Work, distances
+from benchmarks.measure.timing import STAGES, Timing
+from benchmarks.report import paper, statistics
+from psp_rt.files import write_atomically
 
 FORMAT, VERSION = "psp_rt.latency", 1
 
 
 @dataclass(kw_only=True)
-class Standing:
-    """What became of a contender."""
+class ContenderResult:
+    """The result of a contender: whether it was timed, and why not."""
 
     name: str
     what: str
@@ -47,7 +43,7 @@ class Standing:
 
 @dataclass(kw_only=True)
 class ModelResult:
-    """What was measured of one model; it grows while measuring goes on."""
+    """The measurements of one model; it grows while measuring goes on."""
 
     name: str
     kind: str = ""  # of the encoder; "" for a user's engine
@@ -58,8 +54,8 @@ class ModelResult:
     reference: str = ""
     skipped: str = ""  # why nothing was measured
     works: dict[tuple[str, int], Work] = field(default_factory=dict)
-    standings: list[Standing] = field(default_factory=list)
-    not_tried: str = ""  # contenders that nobody named and that cannot run here, and why
+    standings: list[ContenderResult] = field(default_factory=list)
+    not_tried: str = ""  # contenders that were not named and cannot run here, and why
     timings: list[Timing] = field(default_factory=list)
     ceilings: dict[str, Ceilings] = field(default_factory=dict)  # by device
     fresh: list[FreshRun] = field(default_factory=list)
@@ -67,7 +63,7 @@ class ModelResult:
     left_out: list[str] = field(default_factory=list)  # points of scaling, and why
 
     def measured(self) -> list[Timing]:
-        """Return what has been timed before an interrupt."""
+        """Return what was timed before an interrupt."""
         return [timing for timing in self.timings if timing.samples_ms]
 
     def ready_ceilings(self) -> dict[str, Ceilings]:
@@ -75,7 +71,7 @@ class ModelResult:
         return {device: found for device, found in self.ceilings.items() if found.measured}
 
     def peaks(self) -> dict[str, Peak]:
-        """Return what each contender's device can do in its precision."""
+        """Return the peak rates of each contender's device in its precision."""
         ceilings = self.ready_ceilings()
         return {
             standing.name: ceilings[standing.device].peak(standing.precision)
@@ -83,9 +79,9 @@ class ModelResult:
             if standing.device in ceilings
         }
 
-    def distances(self) -> list[limit.Distance]:
-        """Return every stage beside its bound."""
-        return limit.distances(self.timings, self.works, self.peaks())
+    def distances(self) -> list[Distance]:
+        """Return every stage with its bound."""
+        return distances(self.timings, self.works, self.peaks())
 
     def stage_medians(self) -> list[dict[str, Any]]:
         """Return each contender's medians by stage, at each batch; reading is the same for all."""
@@ -126,7 +122,7 @@ class ModelResult:
             "not_tried": self.not_tried,
             "stages": self.stage_medians(),
             "timings": [{**asdict(timing), **timing.summary()} for timing in self.measured()],
-            "ratios": {name: asdict(value) for name, value in aims.measured(self.timings).items()},
+            "ratios": {name: asdict(value) for name, value in paper.measured_aims(self.timings).items()},
             "ceilings": ceilings.get("cpu"),
             "gpu_ceilings": ceilings.get("cuda"),
             "limit": [asdict(distance) for distance in self.distances()],
@@ -145,15 +141,15 @@ class Results:
     models: list[ModelResult] = field(default_factory=list)
     complete: bool = False
 
-    def curves(self) -> list[curves.Curve]:
-        """Return time and memory against batch, clones and output size, as far as there are several."""
+    def curves(self) -> list[statistics.Curve]:
+        """Return time and memory against batch, clones and output size, if there are several values."""
         found = [
             curve
             for model in self.models
-            for curve in curves.of_model(model.name, model.timings, model.alone)
+            for curve in statistics.of_model(model.name, model.timings, model.alone)
         ]
         sized = [
-            curves.Sized(
+            statistics.Sized(
                 kind=model.kind,
                 megapixels=model.output_pixels / 1e6,
                 timings=model.measured(),
@@ -161,10 +157,10 @@ class Results:
             )
             for model in self.models
         ]
-        return [*found, *curves.of_sizes(sized)]
+        return [*found, *statistics.of_sizes(sized)]
 
     def paper_rows(self) -> list[paper.Row]:
-        """Return the paper's column, ours beside it."""
+        """Return the paper's column next to ours."""
         machine = self.provenance["cpu"]
         gpu = self.provenance.get("gpu", "GPU")
         on_gpu = {row.name for model in self.models for row in model.standings if row.device == "cuda"}
@@ -186,20 +182,6 @@ class Results:
         }
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole, or leave the one that was there.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    unfinished = path.with_name(path.name + ".partial")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
 def write(path: Path, results: Results) -> None:
     """Write the JSON file."""
-    write_text(path, json.dumps(results.as_json(), indent=1, allow_nan=False) + "\n")
+    write_atomically(path, json.dumps(results.as_json(), indent=1, allow_nan=False) + "\n")

@@ -1,7 +1,7 @@
-"""Stand-ins for what a training needs, with drawn contents: photos, a generator, networks of losses.
+"""Synthetic files for a training run: photos, a generator, the networks of losses.
 
-They let a benchmark run anywhere, without a pretrained file. What is measured of quality with them
-says nothing; what is measured of speed does not depend on the values.
+With them a benchmark runs anywhere, without a pretrained file. Quality figures measured with them mean
+nothing; speed does not depend on the values.
 """
 
 from collections.abc import Iterable
@@ -19,13 +19,13 @@ from trainer.networks import Generator, GeneratorConfig
 
 
 def photos(folder: Path, *, count: int, size: int, seed: int = 0) -> Path:
-    """Write pictures with smooth colours and some grain, as JPEG, unless they are there."""
+    """Write pictures with smooth colors and some grain, as JPEG."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     for number in range(count):
-        colours = resize(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8), size, size)
+        colors = resize(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8), size, size)
         grain = rng.integers(-12, 13, (size, size, 3))
-        Image.fromarray(np.clip(colours + grain, 0, 255).astype(np.uint8)).save(folder / f"{number:04}.jpg")
+        Image.fromarray(np.clip(colors + grain, 0, 255).astype(np.uint8)).save(folder / f"{number:04}.jpg")
     return folder
 
 

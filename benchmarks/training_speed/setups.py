@@ -1,4 +1,4 @@
-"""What benchmarks/training.py trains: sizes, files and the loops of each task."""
+"""The setups of benchmarks/training.py: sizes, files and the loops of each task."""
 
 import argparse
 from dataclasses import dataclass, replace
@@ -10,8 +10,7 @@ import torch
 from benchmarks.encoders import SMALL, TINY, TINY_GENERATOR
 from benchmarks.training_speed import drawn_files
 from benchmarks.training_speed import loops as training_loops
-from benchmarks.training_speed.loops import Files, Spent
-from benchmarks.training_speed.plain import PlainEncoderLoop, PlainGeneratorLoop
+from benchmarks.training_speed.loops import Files, PlainEncoderLoop, PlainGeneratorLoop, Spent
 from trainer.cli import encoder as encoder_command
 from trainer.generator.config import GanConfig, default_channels
 from trainer.joint.config import generator_of
@@ -83,7 +82,7 @@ def encoder_loops(
 
 
 def generator_loops(sizes: Sizes, files: Files, device: torch.device) -> dict[str, Loop]:
-    """Return the ways to train a generator; without augmentation and path lengths, which are ours alone."""
+    """Return the ways to train a generator, without augmentation and path lengths, which only we have."""
     ours = training_loops.OurGeneratorLoop
     loops: dict[str, Loop] = {
         f"ours, {name}": ours(replace(sizes.gan, precision=name), files, device)

@@ -1,25 +1,43 @@
-"""Checkpoints of the public pSp and e4e code: ``{state_dict, opts, latent_avg}``.
+"""The ``.pt`` formats: official pSp and e4e files, rosinality's generators, and this project's trainer.
 
-``state_dict`` holds ``encoder.*`` and ``decoder.*``; every key of ``opts`` may be absent. What the
-tensors say is read from them, and what both say must agree. e4e's encoder has the names and shapes
-of pSp's but computes something else, so which of the two it is must be known.
+pSp and e4e files are ``{state_dict, opts, latent_avg}``. ``state_dict`` holds ``encoder.*`` and
+``decoder.*``; every key of ``opts`` may be missing. What the tensors say is read from them, and where
+the options say it too, both must agree. The encoder of e4e has the names and shapes of pSp's but
+computes something else, so the kind must be known.
+
+Generators of rosinality/stylegan2-pytorch are ``{g_ema, latent_avg?, args?}``. Files written by
+`python -m export convert` may also hold ``conv_clamp``.
 """
 
 import argparse
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from export.checkpoints.architecture import encoder_kinds, generator_config, input_side
-from export.checkpoints.contents import Contents, EncoderPart, GeneratorPart, Overrides
-from export.checkpoints.inputs import input_spec
-from export.checkpoints.tensors import Tensors, as_tensor, as_tensors, listed, shape
+from export.checkpoints.tensors import (
+    Contents,
+    EncoderPart,
+    GeneratorPart,
+    Overrides,
+    Tensors,
+    as_tensor,
+    as_tensors,
+    encoder_kinds,
+    generator_config,
+    input_side,
+    listed,
+    shape,
+)
 from export.errors import CheckpointError
-from psp_rt.engine.manifest import InputSpec
+from psp_rt.engine.manifest import RESIZES, InputSpec
+from psp_rt.errors import InputError
+from trainer import checkpoint
 from trainer.networks import EncoderKind
 
 Options = Mapping[str, Any]
+TRAINER_FORMAT = checkpoint.FORMAT
 
 ENCODER_TYPES: dict[str, EncoderKind] = {
     "GradualStyleEncoder": "psp",
@@ -28,7 +46,7 @@ ENCODER_TYPES: dict[str, EncoderKind] = {
     "SingleStyleCodeEncoder": "w",
     "BackboneEncoderUsingLastLayerIntoWPlus": "naive_w+",
 }
-PSP_OPTIONS = {"output_size", "learn_in_w", "input_nc", "label_nc"}  # e4e's code has none of them
+PSP_OPTIONS = {"output_size", "learn_in_w", "input_nc", "label_nc"}  # e4e's code has none of these
 TASKS = {
     "ffhq_frontalize": "frontalization",
     "celebs_sketch_to_face": "sketch",
@@ -37,14 +55,14 @@ TASKS = {
 }
 
 
-def read(root: Mapping[str, Any], source: str, overrides: Overrides | None) -> Contents:
-    """Return what an official file holds; without ``overrides``, all but its encoder."""
+def read_official(root: Mapping[str, Any], source: str, overrides: Overrides | None) -> Contents:
+    """Return the contents of an official file; without ``overrides``, all but its encoder."""
     options = options_of(root.get("opts"))
     encoder, decoder = _split(as_tensors(root["state_dict"]))
     generator = GeneratorPart(config=generator_config(decoder), tensors=decoder) if decoder else None
     if generator:
         check_size(options, generator.config.size, names=("output_size", "stylegan_size"))
-    part = _encoder(encoder, options, overrides) if encoder and overrides else None
+    part = _official_encoder(encoder, options, overrides) if encoder and overrides else None
     is_e4e = "stylegan_size" in options or (part is not None and part.kind == "e4e")
     latent_avg = root.get("latent_avg")
     return Contents(
@@ -70,7 +88,7 @@ def options_of(found: object) -> dict[str, Any]:
 
 
 def check_size(options: Options, size: int, *, names: tuple[str, ...]) -> None:
-    """Refuse a generator of another size than the options say."""
+    """Check that the generator has the size that the options state."""
     for name in names:
         if options.get(name, size) != size:
             raise CheckpointError(
@@ -80,6 +98,7 @@ def check_size(options: Options, size: int, *, names: tuple[str, ...]) -> None:
 
 
 def _split(tensors: Tensors) -> tuple[Tensors, Tensors]:
+    """Return the tensors of the encoder and of the generator."""
     parts: dict[str, dict[str, Any]] = {"encoder": {}, "decoder": {}}
     surplus = []
     for full_name, tensor in tensors.items():
@@ -93,7 +112,7 @@ def _split(tensors: Tensors) -> tuple[Tensors, Tensors]:
     return parts["encoder"], parts["decoder"]
 
 
-def _encoder(tensors: Tensors, options: Options, overrides: Overrides) -> EncoderPart:
+def _official_encoder(tensors: Tensors, options: Options, overrides: Overrides) -> EncoderPart:
     channels = _input_channels(tensors, options)
     side = input_side(tensors)
     wide = str(options.get("dataset_type", "")).startswith("cars")
@@ -102,7 +121,7 @@ def _encoder(tensors: Tensors, options: Options, overrides: Overrides) -> Encode
         height=side * 3 // 4 if wide else side,
         width=side,
         declared=_declared(options.get("label_nc")),
-        label_resize="bilinear",  # of label numbers: odd, but what the official weights were trained on
+        label_resize="bilinear",  # odd for label numbers, but the official weights were trained this way
         overrides=overrides,
     )
     kind = _kind(tensors, options, overrides)
@@ -121,8 +140,10 @@ def _encoder(tensors: Tensors, options: Options, overrides: Overrides) -> Encode
 
 
 def _declared(label_nc: Any) -> str | None:
-    """Return what the option says of the input: 0 is colour; 1, as all sketch models have it, is no label map
-    but grey values, which the official code reads as such; more is a label map.
+    """Return the kind of input that the option ``label_nc`` stands for.
+
+    0 is RGB and more than 1 is a label map. All sketch models have 1, but their official input is a
+    gray picture, not a label map.
     """
     if not label_nc:
         return None
@@ -132,7 +153,7 @@ def _declared(label_nc: Any) -> str | None:
 def _input_channels(tensors: Tensors, options: Options) -> int:
     if "conv1.weight" in tensors or "n_iters_per_batch" in options:
         raise CheckpointError(
-            "the encoder is a ReStyle model, which refines its result in steps; not supported"
+            "the encoder is a ReStyle model, which refines its result in steps; these are not supported"
         )
     channels = shape(tensors, "input_layer.0.weight", axes=4)[1]
     if options.get("input_nc", channels) != channels:
@@ -153,8 +174,8 @@ def _kind(tensors: Tensors, options: Options, overrides: Overrides) -> EncoderKi
     kind = named if named in ENCODER_TYPES.values() else ENCODER_TYPES.get(str(named))
     if kind is None:
         raise CheckpointError(
-            f"the encoder type {named!r} is unknown; known are: {', '.join(ENCODER_TYPES)}; if it is one of "
-            "these under another name, add --encoder-type psp, e4e, w or naive_w+"
+            f"the encoder type {named!r} is unknown; expected one of {', '.join(ENCODER_TYPES)}; "
+            "if it is one of these under another name, add --encoder-type psp, e4e, w or naive_w+"
         )
     if kind not in possible:
         raise CheckpointError(
@@ -169,7 +190,7 @@ def _psp_or_e4e(options: Options) -> EncoderKind:
     if PSP_OPTIONS & options.keys():
         return "psp"
     raise CheckpointError(
-        "the file does not say whether its encoder is pSp's or e4e's, whose tensors look alike; "
+        "the file does not say whether its encoder is pSp's or e4e's, and their tensors look alike; "
         "add --encoder-type psp or --encoder-type e4e"
     )
 
@@ -183,3 +204,112 @@ def _task(options: Options, spec: InputSpec) -> str:
     if dataset.endswith("_encode"):
         return "inversion"
     return {"labels": "segmentation", "gray": "sketch", "rgb": "translation"}[spec.kind]
+
+
+def read_rosinality(root: Mapping[str, Any], source: str) -> Contents:
+    """Return the averaged generator of a training or converted file; other networks in it are ignored."""
+    tensors = as_tensors(root["g_ema"])
+    clamp = root.get("conv_clamp")
+    if clamp is not None and not (isinstance(clamp, int | float) and clamp > 0):
+        raise CheckpointError(f"conv_clamp is {clamp!r:.40}; expected a number above 0")
+    config = generator_config(tensors, conv_clamp=clamp)
+    check_size(options_of(root.get("args")), config.size, names=("size",))
+    latent_avg = root.get("latent_avg")
+    return Contents(
+        source=source,
+        source_format="rosinality",
+        generator=GeneratorPart(config=config, tensors=tensors, prefix="g_ema."),
+        latent_avg=None if latent_avg is None else as_tensor(latent_avg, "latent_avg"),
+    )
+
+
+def read_trained(root: Mapping[str, Any], source: str, overrides: Overrides | None) -> Contents:
+    """Return the contents of a file that this project's trainer wrote."""
+    try:
+        loaded = checkpoint.parse(root, name=source)
+    except (InputError, ValueError) as error:
+        raise CheckpointError(str(error).removeprefix(f"{source} ")) from error
+    generator = loaded.model.generator
+    return Contents(
+        source=source,
+        source_format=TRAINER_FORMAT,
+        encoder=_trained_encoder(loaded, overrides) if overrides else None,
+        generator=GeneratorPart(config=generator.config, tensors=generator.state_dict(), prefix="generator."),
+        latent_avg=loaded.model.latent_avg,
+    )
+
+
+def _trained_encoder(loaded: checkpoint.Checkpoint, overrides: Overrides) -> EncoderPart:
+    encoder, labels = loaded.model.encoder, loaded.input_kind == "labels"
+    if overrides.encoder_type not in (None, encoder.config.kind):
+        raise CheckpointError(
+            f"--encoder-type is {overrides.encoder_type}, but the file says "
+            f"{encoder.config.kind}; leave it out"
+        )
+    spec = input_spec(
+        encoder.config.input_channels,
+        height=encoder.config.input_height,
+        width=encoder.config.input_width,
+        declared=f"labels:{loaded.labels}" if labels else loaded.input_kind,
+        label_resize="nearest",
+        overrides=overrides,
+    )
+    return EncoderPart(
+        kind=encoder.config.kind,
+        config=encoder.config,
+        tensors=encoder.state_dict(),
+        input=spec,
+        task=loaded.task,
+        uses_average=loaded.model.latent_avg is not None,
+    )
+
+
+def input_spec(
+    channels: int,
+    *,
+    height: int,
+    width: int,
+    declared: str | None,
+    label_resize: str,
+    overrides: Overrides,
+) -> InputSpec:
+    """Return the input of an encoder.
+
+    Args:
+        channels: Input channels of its first convolution.
+        declared: "rgb", "gray" or "labels:N" as the file states; None to decide by the number of channels.
+        label_resize: How models of this format were trained; ``overrides`` take precedence.
+
+    Raises:
+        CheckpointError: What the file or the user states does not match the number of channels.
+    """
+    if channels == 6 and not (overrides.input or declared):
+        raise CheckpointError(
+            "the encoder has 6 input channels: a ReStyle model, which refines its result in steps; these are "
+            "not supported. If the input is a map of six labels, add --input labels:6"
+        )
+    text = overrides.input or declared or {1: "gray", 3: "rgb"}.get(channels, f"labels:{channels}")
+    kind, needed = _parse_input(text)
+    if needed != channels:
+        who = "--input says" if overrides.input else "the file's options say"
+        raise CheckpointError(
+            f"{who} {text}, which needs {needed} input channels, but the tensor input_layer.0.weight "
+            f"has {channels}"
+        )
+    if kind != "labels":
+        if overrides.label_resize:
+            raise CheckpointError(f"--label-resize is for label maps, but the input is {kind}; leave it out")
+        return InputSpec(kind=kind, height=height, width=width)
+    resize = overrides.label_resize or label_resize
+    if resize not in RESIZES:
+        raise CheckpointError(f"--label-resize is {resize!r}; expected one of {', '.join(RESIZES)}")
+    return InputSpec(kind="labels", height=height, width=width, labels=channels, resize=resize)
+
+
+def _parse_input(text: str) -> tuple[str, int]:
+    if text in ("rgb", "gray"):
+        return text, 3 if text == "rgb" else 1
+    labels = re.fullmatch(r"labels:([1-9]\d{0,2})", text)
+    if not labels or labels[1] == "1":  # a single label makes no map
+        raise CheckpointError(f"--input is {text!r}; expected rgb, gray or labels:N, for example labels:19")
+    return "labels", int(labels[1])

@@ -1,57 +1,39 @@
-"""Loading a model from any of the checkpoint formats that exist for pSp.
+"""Load a model from any of the checkpoint formats that exist for pSp.
 
     pSp, e4e          .pt   encoder and generator
     rosinality        .pt   generator
     stylegan2-ada     .pkl  generator
     psp_rt.trainer    .pt   encoder and generator, written by `trainer.checkpoint`
 
-The format is recognised from the content, the architecture is read from options and tensor shapes
-together, and every tensor must be there, in its shape and finite.
+The content tells the format; options and tensor shapes together tell the architecture. Every tensor
+must be present, finite and of the expected shape.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
-from export.checkpoints import files, nvidia, rosinality, trained
-from export.checkpoints import formats as official
-from export.checkpoints.architecture import encoder_config
-from export.checkpoints.contents import Contents, EncoderPart, GeneratorPart, Overrides
-from export.checkpoints.tensors import build, check_finite
+from export.checkpoints import formats, nvidia, safe_load
+from export.checkpoints.tensors import (
+    Contents,
+    EncoderPart,
+    GeneratorPart,
+    Model,
+    Overrides,
+    build,
+    check_finite,
+    encoder_config,
+)
 from export.errors import CheckpointError, reading
-from psp_rt.engine.manifest import InputSpec
-from trainer.networks import Encoder, EncoderConfig, Generator, GeneratorConfig
+from psp_rt.files import sha256
+from trainer.networks import Encoder, Generator, GeneratorConfig
 
 LatentAverage = Literal["file", "estimate"]
 GENERATOR_FORMATS = ("rosinality", "stylegan2-ada")
 SHOWN_KEYS = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """A model ready for export: FP32, in evaluation mode.
-
-    Args:
-        encoder: None for a generator alone.
-        latent_avg: Added to every code, [L, D]; None for a model trained without it.
-        input: What the encoder takes; None without an encoder.
-        output_rows: The rows of the picture that hold something, (first, after the last); None for all.
-        source_format: "psp", "e4e", "rosinality", "stylegan2-ada" or "psp_rt.trainer".
-        provenance: Where the model comes from, for the manifest.
-    """
-
-    encoder: Encoder | None
-    generator: Generator
-    latent_avg: Tensor | None
-    input: InputSpec | None
-    output_rows: tuple[int, int] | None
-    task: str
-    source_format: str
-    provenance: dict[str, str]
 
 
 def load(
@@ -70,15 +52,15 @@ def load(
         path: The checkpoint.
         encoder: Take the encoder from this file instead.
         generator: Take the generator from this file instead.
-        encoder_type: Which encoder it is, where the file does not say.
-        latent_avg: "estimate" for the mean of many mapped z, instead of the file's.
-        input: "rgb", "gray" or "labels:N", where the file does not say.
-        label_resize: "bilinear" or "nearest", instead of what such models were trained with.
+        encoder_type: The kind of encoder, if the file does not state it.
+        latent_avg: "estimate" uses the mean of many mapped z instead of the file's average.
+        input: "rgb", "gray" or "labels:N", if the file does not state it.
+        label_resize: "bilinear" or "nearest", instead of the method that such models were trained with.
 
-    In a pair of files the latent average is the one of the generator's file, if that has one.
+    For a pair of files, the latent average is taken from the generator's file if it has one.
 
     Raises:
-        CheckpointError: The message says what is wrong and what to do.
+        CheckpointError: The message states what is wrong and what to do.
     """
     if encoder and generator:
         raise CheckpointError(f"with both --encoder and --generator, {path} is not used; give one of the two")
@@ -89,7 +71,9 @@ def load(
 
     encoder_part, generator_part = _parts(encoder_file, generator_file, overrides)
     with reading(generator_file.source):
-        built_generator = _build_generator(generator_part)
+        built_generator = build(
+            partial(Generator, generator_part.config), generator_part.tensors, prefix=generator_part.prefix
+        )
     with reading(encoder_file.source):
         built_encoder = _build_encoder(encoder_part, built_generator.config) if encoder_part else None
     if latent_avg == "estimate":
@@ -116,24 +100,24 @@ def load(
 
 
 def read(path: Path, overrides: Overrides | None) -> Contents:
-    """Recognise the format of a file and return what it holds.
+    """Recognize the format of a file and return its contents.
 
     Args:
         path: The file.
-        overrides: What the user says of its encoder; None if its encoder is not used.
+        overrides: What the user states about its encoder; None if its encoder is not used.
     """
-    root = files.read(path)
+    root = safe_load.read(path)
     keys = root.keys() if isinstance(root, Mapping) else set()
     with reading(path.name):
-        if "format" in keys and root["format"] == trained.FORMAT:
-            return trained.read(root, path.name, overrides)
+        if "format" in keys and root["format"] == formats.TRAINER_FORMAT:
+            return formats.read_trained(root, path.name, overrides)
         if "state_dict" in keys:
-            return official.read(root, path.name, overrides)
+            return formats.read_official(root, path.name, overrides)
         if "g_ema" in keys:
-            return rosinality.read(root, path.name)
+            return formats.read_rosinality(root, path.name)
         if "G_ema" in keys:
             return nvidia.read(root, path.name)
-    raise CheckpointError(f"{path} holds {_described(root)}; known are: {files.KNOWN_FORMATS}")
+    raise CheckpointError(f"{path} holds {_described(root)}; supported formats: {safe_load.KNOWN_FORMATS}")
 
 
 def _described(root: Any) -> str:
@@ -146,7 +130,7 @@ def _described(root: Any) -> str:
 def _parts(
     encoder_file: Contents, generator_file: Contents, overrides: Overrides
 ) -> tuple[EncoderPart | None, GeneratorPart]:
-    """Return the two halves, or say which one is missing and how to give it."""
+    """Return the two halves. If one is missing, the error tells how to provide it."""
     if generator_file.generator is None:
         raise CheckpointError(
             f"{generator_file.source} holds no generator; add one with --generator FILE (rosinality .pt or "
@@ -159,37 +143,28 @@ def _parts(
         )
     if encoder_file.encoder is None and overrides != Overrides():
         raise CheckpointError(
-            f"{encoder_file.source} is a generator alone, and --encoder-type, --input and --label-resize are "
-            "about an encoder; leave them out, or add one with --encoder FILE"
+            f"{encoder_file.source} is a generator alone, but --encoder-type, --input and --label-resize "
+            "describe an encoder; leave them out, or add one with --encoder FILE"
         )
     return encoder_file.encoder, generator_file.generator
-
-
-def _build_generator(part: GeneratorPart) -> Generator:
-    return build(partial(Generator, part.config), part.tensors, prefix=part.prefix)
 
 
 def _build_encoder(part: EncoderPart, generator: GeneratorConfig) -> Encoder:
     config = part.config or encoder_config(
         part.tensors, part.kind, height=part.input.height, width=part.input.width, generator=generator
     )
-    _check_pair(config, generator)
-    return build(partial(Encoder.create, config), part.tensors, prefix=part.prefix)
-
-
-def _check_pair(encoder: EncoderConfig, generator: GeneratorConfig) -> None:
-    made = encoder.num_styles, encoder.style_dim
-    needed = generator.num_styles, generator.style_dim
+    made, needed = (config.num_styles, config.style_dim), (generator.num_styles, generator.style_dim)
     if made != needed:
         raise CheckpointError(
             f"the encoder makes codes of {made[0]} styles of {made[1]} numbers, but the generator of "
             f"{generator.size} pixels needs {needed[0]} of {needed[1]}; give a generator and an "
             "encoder that belong together"
         )
+    return build(partial(Encoder.create, config), part.tensors, prefix=part.prefix)
 
 
 def _average(encoder_file: Contents, generator_file: Contents, config: GeneratorConfig) -> Tensor | None:
-    """Return what is added to the encoder's codes [L, D]: the generator's file is asked first."""
+    """Return what is added to the encoder's codes [L, D]. The generator's file takes precedence."""
     encoder = encoder_file.encoder
     if encoder and encoder.uses_average is False:
         return None
@@ -198,13 +173,13 @@ def _average(encoder_file: Contents, generator_file: Contents, config: Generator
             with reading(file.source):
                 check_finite({"latent_avg": file.latent_avg}, prefix="")
                 average = _all_rows(file.latent_avg, config)
-            if encoder and encoder.kind == "w":  # e4e adds the first row of its average to a single style
-                average[:] = average[0].clone()
+            if encoder and encoder.kind == "w":
+                average[:] = average[0].clone()  # as e4e: the first row of its average for a single style
             return average
     if encoder and encoder.uses_average:
         raise CheckpointError(
             f"{encoder_file.source} was trained with start_from_latent_avg but holds no latent_avg; "
-            "add --latent-avg estimate to use the mean of many mapped latents"
+            "add --latent-avg estimate to use the mean of many mapped z"
         )
     return None
 
@@ -223,4 +198,4 @@ def _provenance(name: str, path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
     shown = "".join(letter if letter.isprintable() else "?" for letter in path.name)
-    return {name: shown, f"{name}_sha256": files.sha256(path)}
+    return {name: shown, f"{name}_sha256": sha256(path)}

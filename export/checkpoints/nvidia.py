@@ -1,8 +1,8 @@
-"""NVIDIA's stylegan2-ada generators, in this project's names.
+"""NVIDIA's stylegan2-ada generators, under this project's names.
 
-Their layers are the same as the public StyleGAN2's under other names; only the FIR filter is kept
-without its upsampling gain of 4. Sizes are read from the tensors, and whatever computes something
-else (conditions, other architectures, other filters) is refused.
+Their layers are those of the public StyleGAN2 under other names; only the FIR filter is stored
+without its upsampling gain of 4. Sizes are read from the tensors. Generators that compute something
+else (conditions, other architectures, other filters) are refused.
 """
 
 import math
@@ -12,15 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from export.checkpoints.architecture import generator_config
-from export.checkpoints.contents import Contents, GeneratorPart
 from export.checkpoints.safe_load import Persistent
-from export.checkpoints.tensors import as_tensors
+from export.checkpoints.tensors import Contents, GeneratorPart, as_tensors, generator_config
 from export.errors import CheckpointError
 from trainer.networks.layers import binomial_kernel
 
-GAIN = 4  # of the FIR filter where it upsamples
-LEARNING_RATE = 0.01  # of the mapping network; its layers are scaled by it at run time
+GAIN = 4  # of the upsampling FIR filter
+LEARNING_RATE = 0.01  # of the mapping network, whose layers are scaled by it at run time
 SUPPORTED = (
     "supported are unconditional stylegan2-ada generators with skip connections, as NVIDIA's configs make"
 )
@@ -36,7 +34,7 @@ def read(root: Mapping[str, Any], source: str) -> Contents:
         found = as_tensors(network.tensors())
         tensors = dict(_renamed(found))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"G_ema is no stylegan2-ada generator ({error!r}); {SUPPORTED}") from error
+        raise CheckpointError(f"G_ema is not a stylegan2-ada generator ({error!r}); {SUPPORTED}") from error
     return Contents(
         source=source,
         source_format="stylegan2-ada",
@@ -48,7 +46,7 @@ def read(root: Mapping[str, Any], source: str) -> Contents:
 
 
 def _check(network: Persistent) -> float | None:
-    """Refuse what the tensors would not show, and return the bound on the activations."""
+    """Check what the tensors do not show, and return the bound on the activations."""
     mapping, synthesis = network.children["mapping"], network.children["synthesis"]
     blocks = list(synthesis.children.values())
     layers = [layer for block in blocks for layer in block.children.values()]
@@ -88,7 +86,7 @@ def _is_binomial(taps: Tensor) -> bool:
 
 
 def _renamed(found: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Give every tensor its name and shape here; unknown ones keep theirs and become surplus."""
+    """Yield every tensor under our name and in our shape; unknown ones keep theirs and become surplus."""
     for name, tensor in found.items():
         part, _, rest = name.partition(".")
         layer, _, leaf = rest.partition(".")
@@ -105,7 +103,7 @@ def _renamed(found: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 
 
 def _renamed_in_block(side: int, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Rename a tensor of the block that makes pictures of ``side`` pixels."""
+    """Rename a tensor of the block whose pictures have ``side`` pixels."""
     block = side.bit_length() - 4  # 0 at 8 pixels, -1 at 4
     layer, _, leaf = name.partition(".")
     if name == "resample_filter":
@@ -117,7 +115,7 @@ def _renamed_in_block(side: int, name: str, tensor: Tensor) -> Iterator[tuple[st
         yield f"convs.{2 * block}.conv.blur.kernel", tensor * GAIN
     elif leaf == "noise_const":
         yield f"noises.noise_{2 * block + 1 + int(layer[4:])}", tensor[None, None]
-    elif leaf != "resample_filter":  # conv1 has one, too, but does not resample
+    elif leaf != "resample_filter":  # conv1 has one too, but does not resample
         target = "conv1" if side == 4 else f"convs.{2 * block + int(layer[4:])}"
         yield _renamed_in_layer(target, leaf, tensor, bias="activate.bias")
 

@@ -1,45 +1,49 @@
-"""Write FP16 into a graph: the same nodes, with casts where the precision changes.
+"""Write the FP16 graphs of an engine, with precision chosen by measured activations.
 
-TensorRT 10 and 11 take each tensor's type from the graph (strong typing) and have no flag that would
-choose one. What is FP16: convolutions, and what is done to their maps until the next one. What stays
-FP32, because it is small and its range or its error is not:
+TensorRT 10 and 11 take each tensor's type from the graph (strong typing) and have no flag for FP16. So an
+FP16 graph has the nodes of the FP32 graph, with casts where the precision changes. Convolutions compute in
+FP16, and so does what follows on their maps until the next convolution. The rest stays in FP32, because it
+is small and sensitive in range or error:
 
     mapping         whole (it has no FP16 graph)
-    styles          affine layers, their normalisation, demodulation
-    colours         the sum over all resolutions, its upsampling, clamp, rounding
-    encoder         scaling of the input, batch norms that precede a convolution, the gates of
+    styles          affine layers, their normalization, demodulation
+    colors          the sum over all resolutions, its upsampling, clamp, rounding
+    encoder         scaling of the input, batch norms before a convolution, the gates of
                     squeeze-and-excite with their means, the linear layers, the latent average
-    overflow        every node that reads or writes a number beyond `LIMIT` on the inputs measured
+    overflow        every node that reads or writes a number beyond `LIMIT` on the samples
 
-Both graphs share one file of weights. Where it holds FP32, the FP16 graph casts what it uses; where it
-holds FP16, the FP16 graph reads it as it is. Either way no weight is stored twice.
+Both graphs share one weights file. If it holds FP32, the FP16 graph casts what it uses; if it holds FP16,
+the FP16 graph reads it directly. No weight is stored twice.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graphs.activations import Activation, float_tensors
+from export.graphs.activations import Activation, Feeds, emulating_session, float_tensors, measure, psnr_db
+from psp_rt import InputError, InputSpec, OutputError, Translator
+from psp_rt.images import is_picture_file, read_pictures, readable_suffixes
 
 MARGIN = 4  # how far below FP16's largest number measured activations must stay
 LIMIT = float(np.finfo(np.float16).max) / MARGIN
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 FOLLOWING = ("Add", "Mul", "LeakyRelu", "PRelu", "Relu", "Clip", "Slice", "Resize", "Reshape", "Flatten")
-COLOURS = "/to_rgb"  # the modules of `graphs.GeneratorGraph` whose result is a picture
+COLORS = "/to_rgb"  # modules of `GeneratorGraph` whose result is a picture
 ANY_TYPE = ("Shape", "Cast")  # read either type
 
 
 @dataclass(frozen=True, kw_only=True)
 class Precisions:
-    """What a graph computes in FP16.
+    """Which nodes of a graph compute in FP16.
 
     Args:
         nodes: Indices of the nodes that compute in FP16.
-        moved: Names of those that would, but for a number that is too large.
+        moved: Names of nodes that stay in FP32 only because a number is too large.
     """
 
     nodes: frozenset[int]
@@ -51,7 +55,7 @@ def decide(model: onnx.ModelProto, activations: Mapping[str, Activation]) -> Pre
 
     Args:
         model: The graph.
-        activations: Every floating-point tensor of it, as `activations.measure` returns them.
+        activations: All floating-point tensors of the graph, as `activations.measure` returns them.
     """
     constants = _constants(model.graph)
     half: set[str] = set()
@@ -71,12 +75,12 @@ def decide(model: onnx.ModelProto, activations: Mapping[str, Activation]) -> Pre
 def _suits(
     node: onnx.NodeProto, half: set[str], constants: set[str], activations: Mapping[str, Activation]
 ) -> bool:
-    """Say whether a node would compute in FP16 if all numbers fitted."""
-    if node.op_type == "MatMul":  # of a map, by the weights of this sample's style
+    """Return whether a node computes in FP16 if its numbers fit."""
+    if node.op_type == "MatMul":  # a map times the weights of this sample's style
         return any(name in half for name in node.input) and not constants & set(node.input)
-    if node.name.startswith(COLOURS) and node.op_type != "Reshape":
+    if node.name.startswith(COLORS) and node.op_type != "Reshape":
         return False
-    if node.op_type in CONVOLUTIONS:  # on one pixel, it is the gate of a squeeze-and-excite block
+    if node.op_type in CONVOLUTIONS:  # on a single pixel it is the gate of a squeeze-and-excite block
         return bool(np.prod(activations[node.input[0]].shape[2:]) > 1)
     return node.op_type in FOLLOWING and any(name in half for name in node.input)
 
@@ -101,18 +105,8 @@ def convert(model: onnx.ModelProto, precisions: Precisions) -> onnx.ModelProto:
     return converted
 
 
-def write(path: Path, activations: Mapping[str, Activation]) -> tuple[Path, tuple[str, ...]]:
-    """Write NAME.fp16.onnx beside NAME.onnx; return its path and the nodes moved to FP32."""
-    model = onnx.load(path, load_external_data=False)
-    precisions = decide(model, activations)
-    target = path.with_name(f"{path.stem}.fp16.onnx")
-    target.write_bytes(convert(model, precisions).SerializeToString())
-    onnx.checker.check_model(target, full_check=True)
-    return target, precisions.moved
-
-
 class _Writer:
-    """Goes through the nodes in order and puts a cast before the first use in another precision."""
+    """Goes through the nodes in order and inserts a cast before the first use in another precision."""
 
     def __init__(self, model: onnx.ModelProto, precisions: Precisions) -> None:
         graph = model.graph
@@ -138,7 +132,7 @@ class _Writer:
         node = onnx.NodeProto()
         node.CopyFrom(original)
         for position, name in enumerate(original.input):
-            first_only = original.op_type == "Resize" and position > 0  # its scales are always FP32
+            first_only = original.op_type == "Resize" and position > 0  # the scales are always FP32
             if name not in self._floats or first_only or (original.op_type in ANY_TYPE and not half):
                 continue
             node.input[position] = self._half_of(name) if half else self._single_of(name)
@@ -175,7 +169,7 @@ class _Writer:
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Remove what nothing reads any more: FP32 forms of what is now read as FP16."""
+    """Remove what is no longer read: FP32 forms of what is now read as FP16."""
     needed = {value.name for value in graph.output}
     kept = []
     for node in reversed(graph.node):
@@ -187,3 +181,126 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
     initializers = [tensor for tensor in graph.initializer if tensor.name in needed]
     del graph.initializer[:]
     graph.initializer.extend(initializers)
+
+
+SEEDS = (0, 1, 2, 3)  # random styles
+MAX_PICTURES = 16  # at full size each takes seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Inputs on which activations are measured, and the FP32 results.
+
+    Args:
+        images: Inputs of the encoder [K, H, W, C]; None for a generator alone.
+        codes: Codes of the images, then random styles [M, L, D].
+        pictures: FP32 pictures of the codes [M, H, W, 3].
+    """
+
+    images: NDArray[np.uint8] | None
+    codes: NDArray[np.float32]
+    pictures: NDArray[np.uint8]
+
+
+def load_pictures(paths: Sequence[Path], spec: InputSpec | None) -> NDArray[np.uint8] | None:
+    """Read pictures as inputs of the encoder; None if there are no paths.
+
+    Args:
+        paths: Files, or folders of pictures. The first `MAX_PICTURES` files are used.
+        spec: The encoder's input.
+    """
+    if not paths:
+        return None
+    if spec is None:
+        raise InputError("--pictures are inputs of an encoder, but this is a generator alone; leave them out")
+    found = [file for path in paths for file in _files(path)]
+    return read_pictures(found[:MAX_PICTURES], spec, color="rgb").pixels
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.iterdir() if is_picture_file(file))
+    if not found:
+        raise InputError(f"the folder {path} contains no pictures ({', '.join(readable_suffixes())})")
+    return found
+
+
+def sample(engine: Path, images: NDArray[np.uint8] | None) -> Samples:
+    """Run the FP32 graphs of an engine on images and on random styles."""
+    with Translator(engine, device="cpu", backend="onnxruntime", color="rgb", max_batch=1) as translator:
+        codes = [translator.sample(seed)[None] for seed in SEEDS]
+        if images is not None:
+            shown = images if images.shape[3] == 3 else images[..., 0]
+            codes.insert(0, translator.encode(list(shown)))
+        together = np.concatenate(codes)
+        return Samples(images=images, codes=together, pictures=translator.generate(together))
+
+
+def add(folder: Path, name: str, samples: Samples) -> tuple[Path, tuple[str, ...]]:
+    """Write NAME.fp16.onnx next to NAME.onnx.
+
+    Returns:
+        Its path, and the names of the nodes that stay in FP32 because their numbers are too large.
+
+    Raises:
+        OutputError: The graph computes NaN or infinity even in FP32.
+    """
+    path = folder / f"{name}.onnx"
+    measured = measure(path, _inputs(name, samples))
+    broken = [tensor for tensor, found in measured.items() if not np.isfinite(found.largest)]
+    if broken:
+        raise OutputError(
+            f"the {name} computes NaN or infinity even in FP32, in {broken[0]}; nothing was written"
+        )
+    return write(path, measured)
+
+
+def write(path: Path, activations: Mapping[str, Activation]) -> tuple[Path, tuple[str, ...]]:
+    """Write NAME.fp16.onnx next to NAME.onnx; returns as `add`."""
+    model = onnx.load(path, load_external_data=False)
+    precisions = decide(model, activations)
+    target = path.with_name(f"{path.stem}.fp16.onnx")
+    target.write_bytes(convert(model, precisions).SerializeToString())
+    onnx.checker.check_model(target, full_check=True)
+    return target, precisions.moved
+
+
+def compare(folder: Path, samples: Samples) -> dict[str, float]:
+    """Emulate the FP16 graphs of a folder and return the PSNR of their pictures against FP32."""
+    generator = emulating_session(folder / "generator.fp16.onnx")
+
+    def generate(codes: NDArray[np.float32]) -> NDArray[np.uint8]:
+        return np.concatenate([generator.run(None, dict(feeds))[0] for feeds in styled_inputs(codes)])
+
+    figures = {"fp16_generator_psnr_db": worst_psnr_db(generate(samples.codes), samples.pictures)}
+    if samples.images is not None:
+        encoder = emulating_session(folder / "encoder.fp16.onnx")
+        codes = [encoder.run(None, dict(feeds))[0] for feeds in _inputs("encoder", samples)]
+        pictures = generate(np.concatenate(codes))
+        figures["fp16_end_to_end_psnr_db"] = worst_psnr_db(pictures, samples.pictures[: len(pictures)])
+    return figures
+
+
+def worst_psnr_db(found: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
+    """Return the peak signal-to-noise ratio of the worst picture of a batch."""
+    return min(psnr_db(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def _inputs(name: str, samples: Samples) -> Iterator[Feeds]:
+    """Yield a graph's inputs one by one, because at full size the maps of a batch are gigabytes."""
+    if name == "generator":
+        yield from styled_inputs(samples.codes)
+    elif samples.images is not None:
+        for image in samples.images:
+            yield {"image": image[None]}
+
+
+def styled_inputs(codes: NDArray[np.float32]) -> Iterator[Feeds]:
+    """Yield the generator's inputs for codes [M, L, D] without style mixing, one by one."""
+    for code in codes:
+        yield {
+            "codes": code[None],
+            "reference": code[None],
+            "weights": np.zeros((1, len(code)), np.float32),
+        }

@@ -1,8 +1,8 @@
 """The three graphs of an engine file, as modules to trace: encoder, mapping, generator.
 
-They own the arithmetic from byte to byte: scaling, one-hot, latent average, style mix, clamp and
-rounding are inside, so that every backend only moves bytes. N is the batch, L the styles, D the
-style dimension, S the output side.
+They contain all arithmetic from byte to byte, including scaling, one-hot, latent average, style mix,
+clamp and rounding, so that backends only move bytes. N is the batch, L the number of styles, D the
+style dimension, S the side of the output.
 """
 
 from itertools import pairwise
@@ -22,6 +22,7 @@ from trainer.networks.layers import EqualLinear
 class EncoderGraph(nn.Module):
     """image uint8 [N, H, W, C] -> codes [N, L, D]."""
 
+    name, output = "encoder", "codes"
     latent_avg: Tensor | None
 
     def __init__(self, encoder: Encoder, latent_avg: Tensor | None, *, kind: str) -> None:
@@ -30,12 +31,19 @@ class EncoderGraph(nn.Module):
         self.kind = kind
         self.register_buffer("latent_avg", latent_avg)
 
+    def example_inputs(self) -> dict[str, Tensor]:
+        """Return inputs to trace the graph with, under their names."""
+        config = self.encoder.config
+        channels = 1 if self.kind == "labels" else config.input_channels
+        shape = (2, config.input_height, config.input_width, channels)
+        return {"image": torch.zeros(shape, dtype=torch.uint8)}
+
     def forward(self, image: Tensor) -> Tensor:
         codes: Tensor = self.encoder(self.network_input(image))
         return codes if self.latent_avg is None else codes + self.latent_avg
 
     def network_input(self, image: Tensor) -> Tensor:
-        """Turn bytes into what the network was trained on, [N, C, H, W]."""
+        """Turn bytes into the inputs that the network was trained on, [N, C, H, W]."""
         if self.kind == "labels":
             classes = torch.arange(self.encoder.config.input_channels, dtype=torch.float32)
             return (image.float().permute(0, 3, 1, 2) == classes[:, None, None]).float()
@@ -46,9 +54,16 @@ class EncoderGraph(nn.Module):
 class MappingGraph(nn.Module):
     """z [N, D] -> w [N, D]."""
 
+    name, output = "mapping", "w"
+
     def __init__(self, generator: Generator) -> None:
         super().__init__()
+        self.style_dim = generator.config.style_dim
         self.layers = nn.ModuleList([linear(layer) for layer in list(generator.style)[1:]])
+
+    def example_inputs(self) -> dict[str, Tensor]:
+        """Return inputs to trace the graph with, under their names."""
+        return {"z": torch.zeros(2, self.style_dim)}
 
     def forward(self, z: Tensor) -> Tensor:
         w = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
@@ -66,6 +81,7 @@ class GeneratorGraph(nn.Module):
         rows: First and last row (exclusive) of the picture to keep; None for all.
     """
 
+    name, output = "generator", "image"
     start: Tensor
 
     def __init__(
@@ -73,23 +89,29 @@ class GeneratorGraph(nn.Module):
     ) -> None:
         super().__init__()
         self.rows = rows
-        first = generator.noises
+        self.config = generator.config
+        noises = generator.noises
         self.register_buffer("start", generator.input.input.detach().clone())
-        self.conv1 = StyledLayer(generator.conv1, first[0], noise)
-        self.to_rgb1 = Colours(generator.to_rgb1, side=4)
+        self.conv1 = StyledLayer(generator.conv1, noises[0], noise)
+        self.to_rgb1 = RgbLayer(generator.to_rgb1, side=4)
         self.convs = nn.ModuleList(
-            StyledLayer(layer, first[index + 1], noise) for index, layer in enumerate(generator.convs)
+            StyledLayer(layer, noises[index + 1], noise) for index, layer in enumerate(generator.convs)
         )
         self.to_rgbs = nn.ModuleList(
-            Colours(layer, side=8 << level) for level, layer in enumerate(generator.to_rgbs)
+            RgbLayer(layer, side=8 << level) for level, layer in enumerate(generator.to_rgbs)
         )
+
+    def example_inputs(self) -> dict[str, Tensor]:
+        """Return inputs to trace the graph with, under their names."""
+        code = torch.zeros(2, self.config.num_styles, self.config.style_dim)
+        return {"codes": code, "reference": code.clone(), "weights": code[:, :, 0].clone()}
 
     def forward(self, codes: Tensor, reference: Tensor, weights: Tensor) -> Tensor:
         weights = weights[:, :, None]
         picture = self.synthesize((1 - weights) * codes + weights * reference)
         if self.rows is not None:
             picture = picture[:, :, self.rows[0] : self.rows[1]]
-        levels = (picture * 127.5 + 128).clamp(0, 255)  # 127.5 to centre, and a half to round
+        levels = (picture * 127.5 + 128).clamp(0, 255)  # 127.5 to center, and 0.5 to round
         # The cast comes last: in TensorRT an 8-bit tensor may only be an input or an output.
         return levels.permute(0, 2, 3, 1).to(torch.uint8)
 
@@ -107,7 +129,7 @@ class GeneratorGraph(nn.Module):
 
 
 class StyledLayer(nn.Module):
-    """Modulated convolution, noise, bias, activation; the activation's gain goes into the constants."""
+    """Modulated convolution, noise, bias, activation. The activation's gain is folded into the constants."""
 
     noise_strength: Tensor | None
     noise_constant: Tensor | None
@@ -136,8 +158,8 @@ class StyledLayer(nn.Module):
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
 
-class Colours(nn.Module):
-    """RGB of one resolution, added to the upsampled picture of the one below."""
+class RgbLayer(nn.Module):
+    """The RGB picture of one resolution, added to the upsampled picture of the resolution below."""
 
     weight: Tensor
     bias: Tensor
@@ -155,8 +177,8 @@ class Colours(nn.Module):
         self.clamp = layer.conv_clamp
 
     def forward(self, x: Tensor, style: Tensor, below: Tensor | None) -> Tensor:
-        # With three outputs it is cheaper to scale the weights than the map, even though they are not
-        # constant then: on a CPU in less than half the time.
+        # With three outputs it is cheaper to scale the weights than the map, although they are no longer
+        # constant then: on a CPU it takes less than half the time.
         weight = self.weight * self.affine(style)[:, None]  # [N, 3, C]
         pixels = x.reshape(-1, self.weight.shape[2], self.side**2)
         rgb = (weight @ pixels).reshape(-1, 3, self.side, self.side) + self.bias
@@ -166,7 +188,7 @@ class Colours(nn.Module):
 
 
 def linear(layer: nn.Module) -> nn.Linear:
-    """Return a layer with its run-time factor folded in; a mapping layer takes its activation's gain."""
+    """Return a layer with its run-time factor folded in, and for a mapping layer its activation's gain."""
     assert isinstance(layer, EqualLinear)
     gain = ACTIVATION_GAIN if layer.lr_mul != 1 else 1.0
     plain = nn.Linear(layer.weight.shape[1], layer.weight.shape[0])
@@ -178,7 +200,7 @@ def linear(layer: nn.Module) -> nn.Linear:
 def fold_batch_norms(encoder: Encoder) -> Encoder:
     """Return the encoder with every batch norm that follows a convolution folded into it.
 
-    Those that precede a convolution stay: its zero padding comes after them.
+    Batch norms that precede a convolution stay, because the zero padding comes between the two.
     """
     for module in encoder.modules():
         if isinstance(module, nn.Sequential):
@@ -193,8 +215,8 @@ def fold_batch_norms(encoder: Encoder) -> Encoder:
 def fold_factors(encoder: Encoder) -> Encoder:
     """Return the encoder with the run-time factors of its linear layers folded in.
 
-    Tracing would fold them, too, but behind the back of who rounds the weights: a weight that is rounded,
-    scaled and rounded again was up to 1.7e-4 of the codes' range off.
+    Tracing folds them too, but after the weights have been rounded to FP16: a weight that is rounded,
+    scaled and rounded again moved the codes by up to 1.7e-4 of their range.
     """
     for module in list(encoder.modules()):
         for name, child in module.named_children():
@@ -204,7 +226,7 @@ def fold_factors(encoder: Encoder) -> Encoder:
 
 
 def with_exportable_pool(encoder: Encoder) -> Encoder:
-    """Return the encoder with the pooling of its last map, if it has one, in a form that ONNX has."""
+    """Return the encoder with its last pooling layer, if it has one, in a form that ONNX supports."""
     if isinstance(encoder, LastLayerEncoder):
         size = encoder.config.input_height // 16, encoder.config.input_width // 16
         encoder.output_layer_2[1] = AveragePool(size, pooled=encoder.POOLED)

@@ -1,7 +1,7 @@
-"""Exportable forms of the operations that the StyleGAN2 code has its own CUDA kernels for.
+"""Exportable forms of the operations for which the StyleGAN2 code has its own CUDA kernels.
 
-All are exact rewrites of the public implementation (tests/test_ops.py), made of plain
-convolutions, matrix products and elementwise operations over constant weights.
+All are exact rewrites of the public implementation (tests/export/test_ops.py), made of plain
+convolutions, matrix products and elementwise operations with constant weights.
 """
 
 import torch
@@ -18,15 +18,15 @@ class ModulatedConv(nn.Module):
     The public code folds the style into one weight per sample and runs a grouped convolution.
     Those weights are not constants, so no runtime can pre-pack them, and their squares overflow
     FP16. Scaling the activations instead computes the same with a constant weight. Weight and
-    style are first brought to unit size (as in stylegan2-ada); demodulation cancels that, and the
+    style are first scaled to unit size (as in stylegan2-ada); demodulation cancels that, and the
     epsilon is scaled with them, so the result is exact and the convolution's output is no larger
     than its input.
 
     Args:
-        weight: [O, I, k, k] with its run-time factor 1 / sqrt(fan_in) applied.
+        weight: [O, I, k, k], with its run-time factor 1 / sqrt(fan_in) applied.
         gain: Factor on the result, folded into the demodulation.
-        bias: Added to the result, [O]; where a filter follows, it costs nothing as that one's bias.
-        up: Double the resolution with the FIR kernel [4, 4] given.
+        bias: Added to the result, [O]; where a filter follows, as the bias of that filter at no cost.
+        up: Double the resolution with this FIR kernel [4, 4].
     """
 
     weight: Tensor
@@ -51,7 +51,7 @@ class ModulatedConv(nn.Module):
         self.upsample = None if up is None else UpConv(weight, up, bias)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        """Convolve [N, I, H, W] under a style [N, I]; the result is [N, O, H, W] or twice as large."""
+        """Convolve [N, I, H, W] with a style [N, I]; the result is [N, O, H, W] or twice as large."""
         largest = style.abs().amax(dim=1, keepdim=True).clamp(min=1e-12)  # a style of zeros gives zeros
         style_scale = 1 / largest  # [N, 1]
         style = style * style_scale
@@ -67,8 +67,8 @@ class ModulatedConv(nn.Module):
 class UpConv(nn.Module):
     """Stride-2 transposed convolution, demodulation, FIR filter with bias.
 
-    Folding both into one 6x6 transposed convolution, or into four 3x3 ones for the four kinds of
-    output pixel, needs four times the multiplications; on a CPU the two steps are twice as fast.
+    Folding both into one 6x6 transposed convolution, or into four 3x3 ones for the four kinds of output
+    pixel, needs four times the multiplications. On a CPU the two separate steps are twice as fast.
     """
 
     weight: Tensor
@@ -119,8 +119,8 @@ class Upsample(nn.Module):
 class AveragePool(nn.Module):
     """Average over windows that may overlap: AdaptiveAvgPool2d, for any two sizes.
 
-    The exporter knows that one only where the output's side divides the input's, and naive W+ pools
-    16 pixels to 7. Averaging is linear in each axis, so it is a product with one matrix on each side.
+    The exporter supports AdaptiveAvgPool2d only if the output's side divides the input's, but naive W+
+    pools 16 pixels to 7. Averaging is linear in each axis, so it is a product with one matrix per side.
     """
 
     rows: Tensor

@@ -1,8 +1,8 @@
-"""Trace a module to ONNX, its weights in a file beside the graph.
+"""Trace a module to ONNX, with its weights in a separate file.
 
-``encoder.onnx`` holds the graph and small constants; larger ones lie in ``encoder.weights`` as ONNX
-external data, 64-byte aligned, so that a runtime can map them from the disk without a copy.
-Opset 17: TensorRT 8.6 reads no later one.
+``encoder.onnx`` holds the graph and small constants. Larger ones are in ``encoder.weights`` as ONNX
+external data, 64-byte aligned, so that a runtime can map them from the disk without a copy. The opset
+is 17, the latest that TensorRT 8.6 reads.
 """
 
 import io
@@ -40,7 +40,7 @@ def trace(
     Args:
         inputs: Example tensors under their ONNX names.
         storage: ``fp16`` stores weights as FP16 and casts them back in the graph; runtimes fold the
-            casts when they load it.
+            casts when they load the graph.
     """
     path = folder / f"{name}.onnx"
     _torch_export(module, inputs, output, path)
@@ -48,7 +48,7 @@ def trace(
     weights = folder / f"{name}.weights"
     with weights.open("wb") as file:
         move_weights_out(graph, file, weights.name, storage=storage)
-    _name_batch_axis(graph)
+    del graph.graph.value_info[:]  # shapes of the example; inference finds the true ones again
     path.write_bytes(graph.SerializeToString())
     onnx.checker.check_model(path)
     if weights.stat().st_size:
@@ -59,9 +59,9 @@ def trace(
 
 def _torch_export(module: nn.Module, inputs: Mapping[str, Tensor], output: str, path: Path) -> None:
     with torch.no_grad(), warnings.catch_warnings():
-        # The tracing exporter is the one that keeps to opset 17; the newer one writes 18 when asked for 17.
+        # Only the tracing exporter keeps to opset 17; the newer one silently writes 18.
         warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", UserWarning)  # of the tracer, about shapes that are fixed on purpose
+        warnings.simplefilter("ignore", UserWarning)  # about shapes that are fixed on purpose
         torch.onnx.export(
             module.eval(),
             tuple(inputs.values()),
@@ -78,7 +78,7 @@ def _torch_export(module: nn.Module, inputs: Mapping[str, Tensor], output: str, 
 def move_weights_out(
     graph: onnx.ModelProto, file: io.BufferedIOBase, location: str, *, storage: Storage
 ) -> None:
-    """Move large constants of a graph into an open file, refer to them, and drop repeated ones."""
+    """Move the large constants of a graph into an open file and refer to them there."""
     casts = []
     for initializer in graph.graph.initializer:
         values = numpy_helper.to_array(initializer)
@@ -107,13 +107,8 @@ def _point_to(initializer: TensorProto, location: str, offset: int, length: int)
         initializer.external_data.add(key=key, value=value)
 
 
-def _name_batch_axis(graph: onnx.ModelProto) -> None:
-    """Drop shapes inside the graph that tracing took from the example; inference will find them again."""
-    del graph.graph.value_info[:]
-
-
 def round_to_fp16(modules: Sequence[nn.Module]) -> None:
-    """Round what `trace` stores as FP16 in place, so that PyTorch computes with what the file holds."""
+    """Round in place what `trace` stores as FP16, so that PyTorch computes with the values in the file."""
     for module in modules:
         for tensor in [*module.parameters(), *module.buffers()]:
             if tensor.dtype == torch.float32 and tensor.numel() * 4 > INLINE_BYTES:

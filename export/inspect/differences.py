@@ -1,9 +1,9 @@
-"""How far each layer of an FP16 graph is from the same layer in FP32, on given inputs.
+"""Compare each layer of an FP16 graph with the same layer in FP32, on given inputs.
 
-Both graphs run on a CPU, FP16 emulated (`export.emulation`), through NVIDIA's Polygraphy, which makes every
-tensor an output, runs both on the same inputs, and writes files that its own tools read on a GPU. Its
-PSNR takes the largest value as the peak, which says little where values are negative; here the peak is the
-range of the tensor in FP32.
+Both graphs run on a CPU, FP16 emulated (`graphs.activations`), through NVIDIA's Polygraphy: it makes tensors
+outputs, runs both graphs on the same inputs, and writes files that its tools read on a GPU. Its own PSNR
+takes the largest value as the peak, which means little for negative values, so here the peak is the range of
+the tensor in FP32.
 
 At full size all maps together are gigabytes, so the graphs run several times, each time for some tensors.
 """
@@ -23,24 +23,22 @@ from polygraphy.comparator import Comparator, RunResults
 from polygraphy.json import save_json
 from polygraphy.logger import G_LOGGER
 
-from export.graphs import emulation
-from export.graphs.activations import Feeds, constant_arrays, float_tensors
-from export.inspect.layers import Layer, read_layers
-from export.inspect.shapes import known_shapes
-from psp_rt import OutputError
+from export.graphs.activations import Feeds, constant_arrays, emulated, float_tensors
+from export.inspect.layers import Layer, known_shapes, read_layers
+from psp_rt.errors import OutputError
 
 FP32, FP16 = "fp32", "fp16-emulated"
-BYTES_AT_ONCE = 1 << 29  # of both graphs, on all inputs
+BYTES_AT_ONCE = 1 << 29  # for both graphs, on all inputs
 EQUAL_DB = 99.0
-KEPT = ("Conv", "ConvTranspose", "Gemm")  # for Polygraphy: all maps would be gigabytes
+KEPT = ("Conv", "ConvTranspose", "Gemm")  # saved for Polygraphy; all maps would be gigabytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One layer, where the worst input leaves it.
+    """The difference of one layer, for the worst of the inputs.
 
     Args:
-        layer: Of the FP16 graph.
+        layer: A layer of the FP16 graph.
         largest: The largest difference between two numbers.
         relative: The same as a share of the tensor's range in FP32.
         psnr_db: Peak signal-to-noise ratio; the peak is that range, or 255 for a picture.
@@ -55,10 +53,10 @@ class Difference:
 def compare(
     folder: Path, name: str, inputs: Sequence[Feeds], *, save_to: Path | None = None
 ) -> list[Difference]:
-    """Return how far each layer of NAME.fp16.onnx is from NAME.onnx, in the order of the layers.
+    """Return the difference of each layer of NAME.fp16.onnx from NAME.onnx, in order.
 
     Args:
-        folder: Both graphs and their weights.
+        folder: Contains both graphs and their weights.
         name: "encoder" or "generator".
         inputs: Batches of one, each under the names of the graph's inputs.
         save_to: A folder for NAME.inputs.json and NAME.fp32.json, which Polygraphy reads.
@@ -66,7 +64,7 @@ def compare(
     single, half = (onnx.load(folder / f"{name}{end}", load_external_data=False)
                     for end in (".onnx", ".fp16.onnx"))  # fmt: skip
     layers = {layer.output: layer for layer in read_layers(half, batch=1)}
-    pair = {FP32: single, FP16: emulation.emulated(half)}
+    pair = {FP32: single, FP16: emulated(half)}
     shared = _shared(single, half, folder)
     found: dict[str, Difference] = {}
     kept: list[dict[str, NDArray[Any]]] = [{} for _ in inputs]
@@ -84,7 +82,7 @@ def compare(
 
 
 def _shared(single: onnx.ModelProto, half: onnx.ModelProto, folder: Path) -> list[str]:
-    """Return the tensors that both graphs compute, in FP32's order."""
+    """Return the tensors that both graphs compute, in the order of the FP32 graph."""
     constants = constant_arrays(single, folder)
     theirs = {*float_tensors(half), half.graph.output[0].name}
     ours = [*float_tensors(single), single.graph.output[0].name]
@@ -92,7 +90,7 @@ def _shared(single: onnx.ModelProto, half: onnx.ModelProto, folder: Path) -> lis
 
 
 def _groups(tensors: Sequence[str], model: onnx.ModelProto, *, copies: int) -> Iterator[list[str]]:
-    """Yield the tensors in groups that fit into `BYTES_AT_ONCE`."""
+    """Yield the tensors in groups that together fit into `BYTES_AT_ONCE`."""
     shapes, group, size = known_shapes(model, batch=1), list[str](), 0
     for name in tensors:
         needed = 4 * prod(shapes.get(name, ())) * copies
@@ -107,8 +105,8 @@ def _groups(tensors: Sequence[str], model: onnx.ModelProto, *, copies: int) -> I
 def _run(
     pair: Mapping[str, onnx.ModelProto], tensors: list[str], inputs: Sequence[Feeds], folder: Path
 ) -> Any:
-    """Run both graphs and return the tensors: by graph, then for each input."""
-    paths = {name: folder / f"marked-{name}.onnx" for name in pair}  # beside the weights
+    """Run both graphs and return the tensors by graph, then by input."""
+    paths = {name: folder / f"marked-{name}.onnx" for name in pair}  # in the folder of the weights
     try:
         with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
             for name, model in pair.items():

@@ -1,8 +1,8 @@
-"""How long each layer of an FP32 graph takes here, by ONNX Runtime's profiler, on the CPU.
+"""Time each layer of an FP32 graph on the CPU with ONNX Runtime's profiler.
 
-ONNX Runtime runs another graph than the file holds: it folds constants, fuses nodes and puts in others that
-change a map's order in memory. What it fused keeps the name of the layer where there is one; what it put in
-is told apart. FP16 graphs are not timed: a CPU computes them in FP32 (`export.emulation`).
+ONNX Runtime does not run the graph as it is stored: it folds constants, fuses nodes and adds nodes that
+change the memory layout of a map. A fused node keeps the name of a layer if there is one; added nodes are
+reported separately. FP16 graphs are not timed, because a CPU computes them in FP32 (`graphs.activations`).
 """
 
 import json
@@ -27,10 +27,10 @@ class LayerTimes:
     """Medians over the runs, in milliseconds.
 
     Args:
-        by_layer: Of each layer that ONNX Runtime runs; a layer that is missing was folded or fused away.
-        added: Of what ONNX Runtime put in, by operator.
-        runs: How often the graph ran.
-        runtime: What ran it, and on how many threads.
+        by_layer: Times of the layers; missing layers were folded or fused.
+        added: Times of nodes that ONNX Runtime added, by operator.
+        runs: Number of timed runs.
+        runtime: Name, version and threads of the runtime.
     """
 
     by_layer: Mapping[str, float]
@@ -40,7 +40,7 @@ class LayerTimes:
 
     @property
     def total_ms(self) -> float:
-        """Return the time of all, without what lies between them."""
+        """Return the sum of all times, without the gaps between them."""
         return sum(self.by_layer.values()) + sum(self.added.values())
 
 
@@ -50,10 +50,10 @@ def measure(
     """Run a graph several times and return the times of its layers.
 
     Args:
-        path: The graph, every node named; its weights lie in the same folder.
-        feeds: What it runs on.
-        threads: 0 for one on each physical core.
-        runs: How often, after `WARMUP` runs that do not count.
+        path: The graph, with a name for every node; its weights are in the same folder.
+        feeds: Its inputs.
+        threads: 0 for one per physical core.
+        runs: Timed runs, after `WARMUP` others.
     """
     options = onnxruntime.SessionOptions()
     options.enable_profiling = True
@@ -82,7 +82,7 @@ def _samples(events: list[dict[str, Any]]) -> dict[tuple[str, str], list[float]]
 def _sorted(
     samples: Mapping[tuple[str, str], list[float]], graph: onnx.GraphProto
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Give each time to a layer of the file, or to an operator that is not in it."""
+    """Assign each time to a layer of the file, or to an added operator."""
     by_layer: dict[str, float] = {}
     added: dict[str, float] = {}
     for (name, operator), times_ms in samples.items():
@@ -93,9 +93,9 @@ def _sorted(
 
 
 def _layer(name: str, operator: str, graph: onnx.GraphProto) -> str | None:
-    """Return the layer that a node of ONNX Runtime's own graph computes, or None for what it put in.
+    """Return the layer that a node of ONNX Runtime's graph computes; None if ONNX Runtime added it.
 
-    A node is named after a layer, or after the output that a convolution has with its activation in it.
+    A node is named after a layer, or after the output of a convolution with a fused activation.
     """
     plain = re.sub(r"^fused |_token_\d+$|/\w+Fusion$", "", name)
     if any(node.name == plain for node in graph.node):

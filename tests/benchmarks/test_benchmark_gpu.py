@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 
 from benchmarks import latency, session
-from benchmarks.contenders import ENTRIES, plans
-from benchmarks.contenders.pytorch import networks_of, open_ours
-from benchmarks.contenders.pytorch_gpu import PyTorchOnGpu
+from benchmarks.contenders.all import ENTRIES
+from benchmarks.contenders.pytorch import PyTorchOnGpu, open_pytorch
 from benchmarks.contenders.translator import BareSessions
-from benchmarks.measure import agreement, fresh, stages, workload
-from benchmarks.measure import models as architecture
+from benchmarks.measure import fresh, models, stages, workload
 from psp_rt import EngineFile
 from psp_rt.engine.plans import records
 from psp_rt.hardware.probe import Driver
@@ -27,7 +25,7 @@ ON_GPU = [entry for entry in ENTRIES if entry.device == "cuda"]
 @pytest.fixture
 def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> workload.Workload:
     monkeypatch.setattr(workload, "CACHE", tmp_path)
-    return workload.drawn_workload(architecture.tiny("psp"), batch=2, threads=1, report=lambda step: None)
+    return workload.drawn_workload(models.tiny("psp"), batch=2, threads=1, report=lambda step: None)
 
 
 def entry(name: str) -> session.Entry:
@@ -39,8 +37,8 @@ def test_every_contender_on_a_gpu_says_that_there_is_none_here(
 ):
     for where in (
         "psp_rt.hardware.choose",
-        "benchmarks.contenders.plans",
-        "benchmarks.contenders.pytorch_gpu",
+        "benchmarks.measure.workload",
+        "benchmarks.contenders.pytorch",
     ):
         monkeypatch.setattr(f"{where}.probe_driver", lambda: Driver(problem="no NVIDIA driver found"))
     monkeypatch.setattr(workload, "CACHE", tmp_path)
@@ -73,7 +71,7 @@ def test_torch_compile_is_added_on_every_device(monkeypatch: pytest.MonkeyPatch)
 def on_the_cpu(measured: workload.Workload) -> PyTorchOnGpu:
     """Return what would run on a GPU, on the CPU."""
     assert measured.model is not None
-    return PyTorchOnGpu(measured.input, networks_of(measured, measured.model), device="cpu")
+    return PyTorchOnGpu(measured.input, open_pytorch(measured).networks, device="cpu")
 
 
 def test_the_stages_on_a_gpu_make_the_pictures_of_the_whole(drawn: workload.Workload):
@@ -109,7 +107,9 @@ def test_styles_that_are_mixed_are_compared_before_they_are_timed(drawn: workloa
             return super().with_style(codes, seed + 1, first_row)
 
     other = replace(entry("sessions-cpu"), open=OtherStyle.open)
-    standing, contender = session.try_contender(other, drawn, agreement.expect(open_ours(drawn), drawn))
+    standing, contender = session.try_contender(
+        other, drawn, stages.expected_results(open_pytorch(drawn), drawn)
+    )
     assert standing.status == "wrong"
     assert contender is None
     drawn.close()
@@ -120,11 +120,11 @@ def test_styles_that_are_mixed_are_compared_before_they_are_timed(drawn: workloa
 
 def test_psp_rt_on_tensorrt_is_compared_and_admitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     fake_gpu.install(monkeypatch)
-    monkeypatch.setattr(plans, "probe_driver", lambda: fake_gpu.DRIVER)
+    monkeypatch.setattr(workload, "probe_driver", lambda: fake_gpu.DRIVER)
     monkeypatch.setattr(workload, "CACHE", tmp_path)
     engine = fake_gpu.engine_with_plans(tmp_path / "a.engine")
     given = workload.given_workload(engine, None, batch=2, threads=1)
-    expected = agreement.expect(entry("sessions-cpu").open(given), given)
+    expected = stages.expected_results(entry("sessions-cpu").open(given), given)
     standing, contender = session.try_contender(entry("psp_rt-tensorrt"), given, expected)
     assert (standing.status, standing.reason) == ("timed", "")
     assert contender is not None
@@ -139,10 +139,10 @@ def test_an_engine_without_plans_is_unavailable_and_says_how_to_build_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     fake_gpu.install(monkeypatch)
-    monkeypatch.setattr(plans, "probe_driver", lambda: fake_gpu.DRIVER)
+    monkeypatch.setattr(workload, "probe_driver", lambda: fake_gpu.DRIVER)
     monkeypatch.setattr(workload, "CACHE", tmp_path)
     given = workload.given_workload(tiny_engine.build(tmp_path / "a.engine"), None, batch=1, threads=1)
-    expected = agreement.expect(entry("sessions-cpu").open(given), given)
+    expected = stages.expected_results(entry("sessions-cpu").open(given), given)
     standing, _ = session.try_contender(entry("psp_rt-tensorrt"), given, expected)
     assert standing.status == "unavailable"
     assert "psp-rt build a.engine" in standing.reason
@@ -155,12 +155,12 @@ def test_plans_of_a_drawn_model_are_built_once_beside_its_engine(
 ):
     before = drawn.engine.read_bytes()
     fake_gpu.install(monkeypatch)
-    monkeypatch.setattr(plans, "probe_driver", lambda: fake_gpu.DRIVER)
+    monkeypatch.setattr(workload, "probe_driver", lambda: fake_gpu.DRIVER)
     built: list[Path] = []
-    build: Callable[..., object] = plans.build
-    monkeypatch.setattr(plans, "build", lambda request: (built.append(request.engine), build(request)))
-    engine = plans.engine_with_plans(drawn, precision)
-    assert plans.engine_with_plans(drawn, precision) == engine
+    build: Callable[..., object] = workload.build
+    monkeypatch.setattr(workload, "build", lambda request: (built.append(request.engine), build(request)))
+    engine = drawn.with_plans(precision)
+    assert drawn.with_plans(precision) == engine
     assert built == [engine]
     assert drawn.engine.read_bytes() == before
     with EngineFile.open(engine) as file:

@@ -9,13 +9,12 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import latency
-from benchmarks.measure.fresh import ContenderRun
-from benchmarks.measure.limits import Ceilings
+from benchmarks.measure.first_run import ContenderRun
+from benchmarks.measure.limits import Ceilings, Work
 from benchmarks.measure.timing import Timing
-from benchmarks.measure.work import Work
 from benchmarks.report import page
-from benchmarks.report.result import ModelResult, Results, Standing
-from benchmarks.report.result_tables import all_tables
+from benchmarks.report.result import ContenderResult, ModelResult, Results
+from benchmarks.report.tables import all_tables
 from psp_rt import PspError
 
 NAMES = ("psp_rt-cpu", "psp_rt-openvino", "pytorch-original")
@@ -28,7 +27,8 @@ def model(kind: str, side: int) -> ModelResult:
     found = ModelResult(name=f"{kind}-{side}", kind=kind, input="256 x 256 rgb", output=f"{side} x {side}")
     found.output_pixels = side**2
     found.standings = [
-        Standing(name=name, what=name, device="cpu", precision="fp32", status="timed") for name in NAMES
+        ContenderResult(name=name, what=name, device="cpu", precision="fp32", status="timed")
+        for name in NAMES
     ]
     found.works = {
         (graph, batch): Work(macs=10**9 * batch, weight_bytes=1)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from benchmarks import latency, session
-from benchmarks.contenders import ENTRIES, Entry
+from benchmarks.contenders.all import ENTRIES
+from benchmarks.contenders.contender import Entry
 from benchmarks.contenders.translator import PspRt
-from benchmarks.measure import fresh, memory, scaling, timing, workload
-from benchmarks.measure import models as architecture
-from benchmarks.measure.fresh import ContenderRun
+from benchmarks.measure import fresh, limits, models, stages, timing, workload
+from benchmarks.measure.first_run import ContenderRun
 from benchmarks.measure.timing import Timing
-from benchmarks.report import curves, fits
+from benchmarks.report import statistics
 
 QUICK = ["--quick", "--threads", "1", "--contenders", "psp_rt-cpu"]
 Command = Callable[..., tuple[int, dict]]
@@ -58,21 +58,21 @@ def alone(entry: Entry | str, workload: object = None, *, batch: int = 1, clones
 
 
 def test_a_line_through_points_on_a_line_is_that_line_and_leaves_nothing():
-    line = fits.fit([1, 2, 4, 8], [5, 7, 11, 19])
+    line = statistics.fit([1, 2, 4, 8], [5, 7, 11, 19])
     assert (line.fixed, line.slope) == (pytest.approx(3), pytest.approx(2))
     assert line.residual == pytest.approx(0, abs=1e-9)
     assert line(100) == pytest.approx(203)
 
 
 def test_the_residual_is_what_the_line_leaves_over_its_degrees_of_freedom():
-    line = fits.fit([0, 1, 2], [0, 3, 0])  # the line is flat at 1
+    line = statistics.fit([0, 1, 2], [0, 3, 0])  # the line is flat at 1
     assert (line.fixed, line.slope) == (pytest.approx(1), pytest.approx(0, abs=1e-9))
     assert line.residual == pytest.approx(6**0.5)
 
 
 def test_two_points_have_no_line_to_judge_them_by():
-    assert fits.fit([1, 2], [1, 2]) is None
-    assert fits.fit([1, 1, 2], [1, 1.1, 2]) is None
+    assert statistics.fit([1, 2], [1, 2]) is None
+    assert statistics.fit([1, 1, 2], [1, 1.1, 2]) is None
 
 
 # The curves.
@@ -85,7 +85,7 @@ def timed(stage: str, batch: int, milliseconds: float, contender: str = "mine") 
 def test_time_and_memory_of_batches_become_a_fixed_part_and_one_for_each_picture():
     timings = [timed("end to end", batch, 30 + 20 * batch) for batch in (1, 2, 4)]
     runs = [alone("mine", batch=batch) for batch in (1, 2, 4)]
-    times, peaks = curves.of_model("m", timings, runs)
+    times, peaks = statistics.of_model("m", timings, runs)
     assert (times.what, times.points) == ("end to end", ((1, 50), (2, 70), (4, 110)))
     assert (times.line.fixed, times.line.slope) == (pytest.approx(30), pytest.approx(20))
     assert (peaks.what, peaks.unit, peaks.line.slope) == ("peak memory", "MiB", pytest.approx(10))
@@ -93,10 +93,10 @@ def test_time_and_memory_of_batches_become_a_fixed_part_and_one_for_each_picture
 
 def test_clones_are_counted_by_the_time_for_one_picture_of_each():
     timings = [
-        Timing(contender="mine", stage=scaling.clones_stage(k), batch=1, images=2 * k, samples_ms=[80 * k])
+        Timing(contender="mine", stage=stages.clones_stage(k), batch=1, images=2 * k, samples_ms=[80 * k])
         for k in (1, 2, 4)
     ]
-    (curve,) = curves.of_model("m", timings, [])
+    (curve,) = statistics.of_model("m", timings, [])
     assert curve.axis == "clones"
     assert curve.points == ((1, 40), (2, 80), (4, 160))
     assert 1000 / curve.line.slope == pytest.approx(25)  # pictures a second, however many clones there are
@@ -104,7 +104,7 @@ def test_clones_are_counted_by_the_time_for_one_picture_of_each():
 
 def test_sizes_are_compared_over_models_of_one_kind_of_encoder_by_their_pixels():
     models = [
-        curves.Sized(
+        statistics.Sized(
             kind=kind,
             megapixels=megapixels,
             timings=[timed("generate", 1, 5 + 100 * megapixels)],
@@ -112,7 +112,7 @@ def test_sizes_are_compared_over_models_of_one_kind_of_encoder_by_their_pixels()
         )
         for kind, megapixels in (("psp", 1.0), ("psp", 0.25), ("w", 1.0), ("psp", 4.0))
     ]
-    generate, peak = curves.of_sizes(models)
+    generate, peak = statistics.of_sizes(models)
     assert (generate.model, generate.what) == ("psp", "generate")
     assert [x for x, _ in generate.points] == [0.25, 1.0, 4.0]
     assert (generate.line.fixed, generate.line.slope) == (pytest.approx(5), pytest.approx(100))
@@ -142,11 +142,11 @@ def test_clones_translate_at_the_same_time_and_each_picture_is_timed(monkeypatch
         def close(self) -> None:
             pass
 
-    crew = scaling.Crew(Slow(), 3, [Path("a.png"), Path("b.png")])
+    crew = stages.ClonePool(Slow(), 3, [Path("a.png"), Path("b.png")])
     crew.run()
     crew.close()
     assert max(most) == 3
-    assert len(crew.latest_ms) == 3 * scaling.RUNS_EACH
+    assert len(crew.latest_ms) == 3 * stages.RUNS_EACH
     assert all(milliseconds >= 50 for milliseconds in crew.latest_ms)
 
 
@@ -167,8 +167,8 @@ def test_scaling_measures_batches_and_clones_and_writes_lines(
     assert times["batch", "peak memory"]["line"]["slope"] == pytest.approx(10)
     assert times["batch", "end to end"]["line"]["residual"] >= 0
     timings = {timing["stage"]: timing for timing in found["models"][0]["timings"]}
-    assert timings["4 clones, each"]["runs"] == 2 * 4 * scaling.RUNS_EACH  # rounds, clones, pictures of each
-    assert timings["4 clones"]["images"] == 4 * scaling.RUNS_EACH
+    assert timings["4 clones, each"]["runs"] == 2 * 4 * stages.RUNS_EACH  # rounds, clones, pictures of each
+    assert timings["4 clones"]["images"] == 4 * stages.RUNS_EACH
     shown = capsys.readouterr().out
     assert "psp-tiny: against batch" in shown
     assert "psp-tiny: against clones at work at once" in shown
@@ -185,9 +185,9 @@ def test_clones_alone_are_measured_without_larger_batches(command: Command):
 def test_what_does_not_fit_into_the_memory_is_left_out_and_said(
     monkeypatch: pytest.MonkeyPatch, command: Command, capsys: pytest.CaptureFixture
 ):
-    tiny = architecture.tiny("psp")
-    engine = memory.Footprint.of_engine(workload.cached_engine(tiny, lambda step: None))
-    drawn = memory.Footprint.of_architecture(tiny)
+    tiny = models.tiny("psp")
+    engine = limits.Footprint.of_engine(workload.cached_engine(tiny, lambda step: None))
+    drawn = limits.Footprint.of_architecture(tiny)
     free = [max(footprint.needed_bytes(batch=4) for footprint in (engine, drawn))]
     real = session.admit
 
@@ -198,7 +198,7 @@ def test_what_does_not_fit_into_the_memory_is_left_out_and_said(
         return admitted
 
     monkeypatch.setattr(session, "admit", admit)
-    monkeypatch.setattr(memory, "available_bytes", lambda: free[0])
+    monkeypatch.setattr(limits, "available_bytes", lambda: free[0])
     status, found = command(*QUICK, "--scaling")
     (model,) = found["models"]
     assert status == 0
@@ -242,14 +242,14 @@ def test_an_interrupt_of_the_scaling_keeps_what_was_measured(
 
 def test_an_interrupt_among_clones_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch, command: Command):
     runs = iter(range(10**6))
-    run = scaling.Crew.run
+    run = stages.ClonePool.run
 
-    def interrupted(crew: scaling.Crew) -> None:
-        if next(runs) == 5:  # three crews in the warm-up, then in the first round
+    def interrupted(crew: stages.ClonePool) -> None:
+        if next(runs) == 5:  # three pools in the warm-up, then in the first round
             raise KeyboardInterrupt
         run(crew)
 
-    monkeypatch.setattr(scaling.Crew, "run", interrupted)
+    monkeypatch.setattr(stages.ClonePool, "run", interrupted)
     status, found = command(*QUICK, "--scaling")
     assert status == 130
     assert sum("clones, each" in timing["stage"] for timing in found["models"][0]["timings"]) >= 1
@@ -257,7 +257,7 @@ def test_an_interrupt_among_clones_keeps_what_was_measured(monkeypatch: pytest.M
 
 def test_a_contender_alone_is_run_as_its_users_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(workload, "CACHE", tmp_path)
-    measured = workload.drawn_workload(architecture.tiny("psp"), batch=2, threads=1, report=lambda step: None)
+    measured = workload.drawn_workload(models.tiny("psp"), batch=2, threads=1, report=lambda step: None)
     (entry,) = (entry for entry in ENTRIES if entry.name == "psp_rt-cpu")
     one, two = (fresh.measure_contender(entry, measured, batch=1, clones=clones) for clones in (1, 2))
     assert (one.contender, one.clones, two.clones) == ("psp_rt-cpu", 1, 2)

@@ -15,16 +15,17 @@ from onnx import TensorProto, helper
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import latency, session
-from benchmarks.contenders import ENTRIES, Entry
+from benchmarks.contenders.all import ENTRIES
+from benchmarks.contenders.contender import Entry
 from benchmarks.contenders.translator import BareSessions
-from benchmarks.measure import agreement, fresh, limit, memory, timing, work, workload
-from benchmarks.measure import models as architecture
+from benchmarks.measure import fresh, limits, models, stages, timing, workload
 from benchmarks.measure.limits import PRECISIONS, PRODUCTS, Ceilings, Peak
-from benchmarks.measure.original import in_original_form
+from benchmarks.measure.models import in_original_form
 from benchmarks.measure.timing import Call, Timing
 from benchmarks.report import paper
 from export.engine import export_engine
 from export.graphs.networks import GeneratorGraph
+from export.inspect.layers import count_macs
 from psp_rt import EngineFile
 from trainer import checkpoint
 from trainer.networks import Translation
@@ -83,7 +84,7 @@ def result(path: Path, scale: float, noise: float = 0.01) -> Path:
 
 @torch.no_grad()
 def test_the_original_formulation_computes_what_our_generator_does():
-    generator = architecture.draw(architecture.tiny("psp")).generator
+    generator = models.draw(models.tiny("psp")).generator
     codes = torch.randn(3, generator.config.num_styles, generator.config.style_dim)
     torch.testing.assert_close(in_original_form(generator)(codes), generator(codes), rtol=1e-4, atol=1e-4)
 
@@ -100,7 +101,7 @@ def test_every_original_convolution_computes_what_ours_does(up: bool, demodulate
 
 
 def test_the_original_formulation_shares_the_weights_and_leaves_the_generator_as_it_was():
-    generator = architecture.draw(architecture.tiny("psp")).generator
+    generator = models.draw(models.tiny("psp")).generator
     original = in_original_form(generator)
     ours = {tensor.data_ptr() for tensor in generator.state_dict().values()}
     assert {tensor.data_ptr() for tensor in original.state_dict().values()} <= ours
@@ -113,7 +114,7 @@ def test_the_original_formulation_shares_the_weights_and_leaves_the_generator_as
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_pictures_of_a_drawn_model_are_neither_flat_nor_saturated_and_depend_on_the_input(kind: str):
-    model = architecture.draw(architecture.tiny(kind))
+    model = models.draw(models.tiny(kind))
     translation = Translation(model.encoder, model.generator, model.latent_avg)
     pictures = translation(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1)
     assert pictures.std() > 0.2
@@ -122,7 +123,7 @@ def test_pictures_of_a_drawn_model_are_neither_flat_nor_saturated_and_depend_on_
 
 
 def test_drawing_a_model_twice_gives_the_same_weights():
-    first, second = (architecture.draw(architecture.tiny("psp")) for _ in range(2))
+    first, second = (models.draw(models.tiny("psp")) for _ in range(2))
     torch.testing.assert_close(first.encoder.state_dict(), second.encoder.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(first.generator.state_dict(), second.generator.state_dict(), rtol=0, atol=0)
 
@@ -132,12 +133,12 @@ def test_an_engine_is_made_once_and_again_when_the_code_changes(
 ):
     monkeypatch.setattr(workload, "CACHE", tmp_path)
     steps: list[str] = []
-    first = workload.cached_engine(architecture.tiny("w"), steps.append)
+    first = workload.cached_engine(models.tiny("w"), steps.append)
     made_with = len(steps)
-    assert workload.cached_engine(architecture.tiny("w"), steps.append) == first
+    assert workload.cached_engine(models.tiny("w"), steps.append) == first
     assert len(steps) == made_with
     monkeypatch.setattr(workload, "SOURCES", ("export",))
-    assert workload.cached_engine(architecture.tiny("w"), steps.append) != first
+    assert workload.cached_engine(models.tiny("w"), steps.append) != first
     assert len(list(tmp_path.glob("*.engine"))) == 1  # the outdated one would fill the disk
 
 
@@ -151,9 +152,9 @@ def test_a_contender_is_held_to_the_ceiling_of_its_own_precision():
     timings = [Timing(contender=name, stage="encode", batch=1, images=1) for name in ("exact", "close")]
     for timed in timings:
         timed.samples_ms.append(3000)
-    works = {("encoder", 1): work.Work(macs=10**9, weight_bytes=0)}
+    works = {("encoder", 1): limits.Work(macs=10**9, weight_bytes=0)}
     peaks = {"exact": ceilings.peak("fp32"), "close": ceilings.peak("bf16")}
-    exact, close = limit.distances(timings, works, peaks)
+    exact, close = limits.distances(timings, works, peaks)
     assert (exact.bound_ms, close.bound_ms) == (pytest.approx(1000), pytest.approx(100))
 
 
@@ -196,25 +197,23 @@ def small_graph() -> onnx.ModelProto:
 def test_multiplications_are_counted_as_by_hand(batch: int):
     convolution = 8 * 4 * 4 * (2 * 3 * 3)
     transposed = 8 * 4 * 4 * (5 * 3 * 3)
-    assert work.count_macs(small_graph(), batch=batch) == batch * (
-        convolution + transposed + 500 * 7 + 7 * 11
-    )
+    assert count_macs(small_graph(), batch=batch) == batch * (convolution + transposed + 500 * 7 + 7 * 11)
 
 
 def test_a_graph_of_unknown_shape_is_not_counted_too_low():
     graph = small_graph()
     graph.graph.node[0].CopyFrom(helper.make_node("NonZero", ["x"], ["shape"]))
     with pytest.raises(ValueError, match="cannot be counted"):
-        work.count_macs(graph, batch=1)
+        count_macs(graph, batch=1)
 
 
 def test_the_count_of_a_generator_is_the_one_of_torch():
-    tiny = architecture.tiny("psp")
+    tiny = models.tiny("psp")
     engine = workload.cached_engine(tiny, lambda step: None)
     with EngineFile.open(engine) as file:
-        counted = work.graph_work(file, "generator", batch=2).macs
+        counted = limits.graph_work(file, "generator", batch=2).macs
     codes = torch.zeros(2, tiny.generator.num_styles, tiny.generator.style_dim)
-    graph = GeneratorGraph(architecture.draw(tiny).generator)
+    graph = GeneratorGraph(models.draw(tiny).generator)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         graph(codes, codes, torch.zeros(codes.shape[:2]))
     assert counted == counter.get_total_flops() / 2
@@ -313,17 +312,17 @@ def test_fp32_pictures_may_differ_by_one_level_and_others_by_40_db():
     one[0, 0, 0, 0] += 1
     two[0, 0, 0, 0] += 2
     many += 4
-    assert agreement.compare(one, pictures).fault("fp32") == ""
-    assert "2 levels" in agreement.compare(two, pictures).fault("fp32")
-    assert agreement.compare(two, pictures).fault("fp16") == ""
-    assert "PSNR is 36.1 dB" in agreement.compare(many, pictures).fault("fp16")
+    assert stages.compare_pictures(one, pictures).fault("fp32") == ""
+    assert "2 levels" in stages.compare_pictures(two, pictures).fault("fp32")
+    assert stages.compare_pictures(two, pictures).fault("fp16") == ""
+    assert "PSNR is 36.1 dB" in stages.compare_pictures(many, pictures).fault("fp16")
 
 
 def test_one_wrong_picture_in_a_batch_is_enough():
     pictures = np.full((50, 8, 8, 3), 100, np.uint8)
     found = pictures.copy()
     found[7] += 5
-    assert "PSNR" in agreement.compare(found, pictures).fault("fp16")
+    assert "PSNR" in stages.compare_pictures(found, pictures).fault("fp16")
 
 
 # The command.
@@ -382,7 +381,7 @@ def test_quick_runs_through_the_command_and_writes_every_field(tmp_path: Path):
 def test_a_users_engine_is_measured_and_with_its_checkpoint_against_pytorch(
     tmp_path: Path, command: Callable[..., tuple[int, dict]], with_checkpoint: bool
 ):
-    model = architecture.draw(architecture.tiny("psp"))
+    model = models.draw(models.tiny("psp"))
     translation = Translation(model.encoder, model.generator, model.latent_avg)
     saved = checkpoint.Checkpoint(task="test", input_kind="rgb", labels=None, model=translation)
     checkpoint.save(tmp_path / "a.pt", saved)
@@ -422,7 +421,7 @@ def test_an_interrupt_keeps_what_was_measured(
 def test_a_model_that_does_not_fit_into_the_memory_is_skipped_and_says_so(
     monkeypatch: pytest.MonkeyPatch, command: Callable[..., tuple[int, dict]], capsys: pytest.CaptureFixture
 ):
-    monkeypatch.setattr(memory, "available_bytes", lambda: 2**30)
+    monkeypatch.setattr(limits, "available_bytes", lambda: 2**30)
     status, found = command("--size", "1024")
     assert status == 0
     assert "GiB of memory, 1.0 GiB are free" in found["models"][0]["skipped"]
@@ -432,7 +431,7 @@ def test_a_model_that_does_not_fit_into_the_memory_is_skipped_and_says_so(
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell it apart")
 def test_the_peak_of_a_fresh_process_is_its_own_and_not_this_ones():
     ballast = np.ones(2**26)  # 512 MiB
-    tiny = architecture.tiny("psp")
+    tiny = models.tiny("psp")
     measured = workload.drawn_workload(tiny, batch=1, threads=1, report=lambda step: None)
     run = fresh.measure("tiny", measured.engine, measured.pictures[0], threads=1, processes=1)
     assert run.peak_mib < ballast.nbytes / 2**20

@@ -9,7 +9,6 @@ import torch
 from benchmarks import readme_tables, training
 from benchmarks.training_speed import drawn_files
 from benchmarks.training_speed import loops as training_loops
-from benchmarks.training_speed import plain as plain_training
 from benchmarks.training_speed import setups as training_setups
 from benchmarks.training_speed.loops import Files
 from trainer import recipe as tasks
@@ -39,7 +38,7 @@ def encoder_loops(sizes, files):
     recipe = tasks.with_sizes(tasks.default("inversion", changes), sizes.generator)
     torch.manual_seed(0)
     generator = Generator(sizes.generator).eval()
-    kinds = (training_loops.OurEncoderLoop, plain_training.PlainEncoderLoop)
+    kinds = (training_loops.OurEncoderLoop, training_loops.PlainEncoderLoop)
     return [kind(recipe, generator, Criterion(recipe.losses), files, CPU) for kind in kinds]
 
 
@@ -85,7 +84,7 @@ def test_generators_learn_in_both_loops_and_are_regularised_as_often(sizes, file
     penalties = []
     penalty = losses.gradient_penalty
     monkeypatch.setattr(losses, "gradient_penalty", lambda *seen: penalties.append(1) or penalty(*seen))
-    for kind in (training_loops.OurGeneratorLoop, plain_training.PlainGeneratorLoop):
+    for kind in (training_loops.OurGeneratorLoop, training_loops.PlainGeneratorLoop):
         loop = kind(sizes.gan, files, CPU)
         network = loop._run.generator if hasattr(loop, "_run") else loop._generator
         before = network.input.input.detach().clone()

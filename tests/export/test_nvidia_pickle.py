@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
 
-from export import convert
 from export.checkpoints import load as checkpoints
+from export.cli import main
 from export.errors import CheckpointError
 from psp_rt.errors import PspError
 from trainer import generator_file
@@ -271,7 +271,7 @@ def test_a_network_of_another_kind_is_refused(load):
     generator = network()
     del at(generator, "synthesis.b8")["_buffers"]["resample_filter"]
     with pytest.raises(
-        CheckpointError, match=r"no stylegan2-ada generator \(KeyError\('resample_filter'\)\)"
+        CheckpointError, match=r"not a stylegan2-ada generator \(KeyError\('resample_filter'\)\)"
     ):
         load(generator)
     with pytest.raises(CheckpointError, match="G_ema is a dict; expected a network"):
@@ -353,7 +353,7 @@ def test_a_truncated_pickle_is_to_be_copied_again(write, kept):
 
 def test_a_converted_pickle_is_a_generator_for_the_trainer_and_for_the_export(write, tmp_path):
     pickled, converted = write({"G_ema": network(clamp=0.5)}), tmp_path / "generator.pt"
-    result = CliRunner().invoke(convert.main, [str(pickled), str(converted)])
+    result = CliRunner().invoke(main, ["convert", str(pickled), str(converted)])
     assert result.exit_code == 0, result.output
     assert "StyleGAN2 of 16 pixels, 6 styles" in result.output
     original, codes = checkpoints.load(pickled), torch.randn(2, 6, LENGTH)
@@ -365,20 +365,21 @@ def test_a_converted_pickle_is_a_generator_for_the_trainer_and_for_the_export(wr
 
 
 def test_the_trainer_says_how_to_convert_a_pickle(write):
-    with pytest.raises(PspError, match=r"convert .* first: python -m export\.convert FILE\.pkl FILE\.pt"):
+    with pytest.raises(PspError, match=r"convert .* first: python -m export convert FILE\.pkl FILE\.pt"):
         generator_file.load(write({"G_ema": network()}))
 
 
 def test_a_file_that_cannot_be_converted_says_why(tmp_path):
     (tmp_path / "text.pkl").write_bytes(b"text")
-    result = CliRunner().invoke(convert.main, [str(tmp_path / "text.pkl"), str(tmp_path / "out.pt")])
+    result = CliRunner().invoke(main, ["convert", str(tmp_path / "text.pkl"), str(tmp_path / "out.pt")])
     assert result.exit_code == 1
     assert result.output.startswith("Error: ")
     assert not (tmp_path / "out.pt").exists()
 
 
 def test_a_bound_that_is_no_number_is_refused(write, tmp_path):
-    convert.convert(write({"G_ema": network(clamp=1)}), tmp_path / "generator.pt")
+    source = write({"G_ema": network(clamp=1)})
+    CliRunner().invoke(main, ["convert", str(source), str(tmp_path / "generator.pt")])
     content = torch.load(tmp_path / "generator.pt", weights_only=True)
     for wrong in ("much", -1.0):
         torch.save({**content, "conv_clamp": wrong}, tmp_path / "wrong.pt")

@@ -192,7 +192,7 @@ def test_plans_stay_near_the_portable_graphs(tmp_path, precision):
     pytest.importorskip("tensorrt", reason="needs TensorRT: pip install 'psp_rt[tensorrt]'")
     from export.checkpoints import load as checkpoints
     from export.engine import Settings, export_engine
-    from export.parity import psnr_db
+    from export.graphs.activations import psnr_db
 
     tiny_models.write_official(tmp_path / "a.pt")
     path = tmp_path / "a.engine"

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from export.parity import psnr_db
+from export.graphs.activations import psnr_db
 from psp_rt import EngineFile, FormatError, Translator
 from psp_rt.backends.openvino import backend as openvino_backend
 from psp_rt.backends.openvino.rewrites import read_channels_last

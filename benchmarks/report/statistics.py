@@ -1,9 +1,11 @@
-"""Time and memory against batch, number of clones and output size, each with the line that fits.
+"""Ratios of run times with their uncertainty, lines of least squares, and scaling curves.
+
+A curve is a time or a memory figure against batch, number of clones or output size, with the line that fits:
 
     batch     ms of a call            against the pictures of a batch
     clones    ms for as many pictures against the clones at work; 1000 / slope is the most pictures a second
     size      ms of one picture       against the megapixels of the output
-    any       peak MiB                of a process with that one contender; on a GPU also its memory
+    any       peak MiB                of a process with only that contender; on a GPU also its memory
 
 The values are medians.
 """
@@ -14,10 +16,68 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.measure.fresh import ContenderRun
-from benchmarks.measure.scaling import RUNS_EACH, clones_stage
-from benchmarks.measure.timing import Timing
-from benchmarks.report.fits import Line, fit
+import numpy as np
+
+from benchmarks.measure.first_run import ContenderRun
+from benchmarks.measure.timing import RUNS_EACH, Timing, clones_stage
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """A ratio of medians, and the interval that holds it in 95 of 100 repetitions."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> Ratio:
+    """Return median(above) / median(below), its interval by bootstrap (Efron, 1979)."""
+    random = np.random.default_rng(0)
+    low, high = np.percentile(_medians(above, random) / _medians(below, random), [2.5, 97.5]).tolist()
+    return Ratio(value=float(np.median(above) / np.median(below)), low=low, high=high)
+
+
+def _medians(samples: Sequence[float], random: np.random.Generator) -> np.ndarray:  # [RESAMPLES]
+    drawn = random.choice(np.asarray(samples, np.float64), (RESAMPLES, len(samples)))
+    medians: np.ndarray = np.median(drawn, axis=1)
+    return medians
+
+
+LEAST_POINTS = 3  # a line fits through any two points
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """value = fixed + slope * x, by least squares.
+
+    Args:
+        residual: Root mean square of the residuals, over the number of points minus two.
+    """
+
+    fixed: float
+    slope: float
+    residual: float
+
+    def __call__(self, x: float) -> float:
+        return self.fixed + self.slope * x
+
+
+def fit(xs: Sequence[float], ys: Sequence[float]) -> Line | None:
+    """Return the line of least squares, or None for fewer than three points."""
+    if len(set(xs)) < LEAST_POINTS:
+        return None
+    columns = np.stack([np.ones(len(xs)), np.asarray(xs, np.float64)], axis=1)  # [points, 2]
+    (fixed, slope), *_ = np.linalg.lstsq(columns, np.asarray(ys, np.float64))
+    left = np.asarray(ys) - (fixed + slope * np.asarray(xs))
+    residual = float(np.sqrt(np.square(left).sum() / (len(xs) - 2)))
+    return Line(fixed=float(fixed), slope=float(slope), residual=residual)
+
 
 Axis = Literal["batch", "clones", "size"]
 STAGES = ("encode", "generate", "end to end")
@@ -29,10 +89,10 @@ class Curve:
     """How one figure of a contender grows.
 
     Args:
-        model: A model's name, or for the size the encoder's kind.
+        model: A model's name, or the encoder's kind for the axis "size".
         what: A stage, or memory.
         unit: "ms" or "MiB".
-        points: (x, value), by x; for the size x is in megapixels.
+        points: (x, value), sorted by x; for the axis "size" x is in megapixels.
         line: None for fewer than three points.
     """
 
@@ -47,7 +107,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Sized:
-    """What the curves of the size take from a model."""
+    """The part of a model's result that the curves of the output size use."""
 
     kind: str
     megapixels: float
@@ -75,7 +135,7 @@ def of_model(model: str, timings: Sequence[Timing], alone: Sequence[ContenderRun
 
 
 def of_sizes(models: Sequence[Sized]) -> Iterator[Curve]:
-    """Yield the curves of the size, over the models with one kind of encoder; pictures one by one."""
+    """Yield the curves of the output size for each kind of encoder, from single pictures."""
     for kind in dict.fromkeys(model.kind for model in models if model.kind):
         alike = [model for model in models if model.kind == kind]
         for name in dict.fromkeys(timing.contender for model in alike for timing in model.timings):
@@ -112,7 +172,7 @@ def _curve(
     unit: Literal["ms", "MiB"],
     points: Sequence[tuple[float, float]],
 ) -> Iterator[Curve]:
-    """Yield a curve, if there is more than one point."""
+    """Yield a curve if there is more than one point."""
     if len(points) > 1:
         ordered = tuple(sorted(points))
         line = fit([x for x, _ in ordered], [value for _, value in ordered])
