@@ -111,7 +111,9 @@ class StyledBatches:
         if remembered is not None and remembered.is_for(style):
             return remembered.styles
         rows = (self._manifest.num_styles, self._manifest.style_dim)
-        weights = style.weights(rows[0])  # layers beyond the model are refused before any work
+        weights = style.weights(
+            rows[0], self._manifest.layers_of_seeds
+        )  # layers beyond the model are refused before any work
         reference = style.references(*rows, lambda seeds: self.map_seeds(backend, seeds))
         styles = Styles(reference=np.array(reference), weights=np.tile(weights, (len(reference), 1)))
         self._remembered = _Remembered(

@@ -22,7 +22,7 @@ from .errors import InputError
 
 Codes = npt.NDArray[np.float32]
 
-DEFAULT_LAYERS = "8-"  # of random styles: the paper's, of its 1024-pixel models
+DEFAULT_LAYERS = "8-"  # of random styles: the paper's for its 1024-pixel models; an engine may have its own
 _RANGE = re.compile(r"\s*(?:(\d{1,4})\s*(-)?\s*(\d{1,4})?|(-)\s*(\d{1,4}))\s*")
 
 
@@ -58,9 +58,19 @@ class StyleMix:
 
     @classmethod
     def random(
-        cls, seeds: int | Sequence[int], *, layers: str = DEFAULT_LAYERS, alpha: float | Sequence[float] = 1.0
+        cls,
+        seeds: int | Sequence[int],
+        *,
+        layers: str | None = None,
+        alpha: float | Sequence[float] = 1.0,
     ) -> StyleMix:
-        """Move rows towards random styles; a sequence of K seeds gives K results for each picture."""
+        """Move rows towards random styles; a sequence of K seeds gives K results for each picture.
+
+        Args:
+            seeds: The same seed always gives the same style.
+            layers: The paper's layers; by default those that the engine names for random styles, else "8-".
+            alpha: As for `StyleMix`.
+        """
         style = cls.__new__(cls)
         style.several = not isinstance(seeds, (int, np.integer))
         style.seeds = tuple(check_seed(seed) for seed in (seeds if style.several else [seeds]))  # type: ignore[union-attr]
@@ -68,6 +78,7 @@ class StyleMix:
         if not style.seeds:
             raise InputError("there are no seeds; pass at least one, such as StyleMix.random([1, 2, 3])")
         style._set(layers, None, alpha)
+        style.default_layers = layers is None
         return style
 
     def _set(self, layers: str | None, rows: Any, alpha: float | Sequence[float]) -> None:
@@ -75,14 +86,14 @@ class StyleMix:
             raise InputError("both layers and rows are given; pass one of them")
         if layers is not None:
             layer_ranges(layers)
-        self.layers, self.rows = layers, rows
+        self.layers, self.rows, self.default_layers = layers, rows, False
         self.alpha = _floats(alpha)
         if self.alpha.ndim > 1 or not np.isfinite(self.alpha).all():
             raise InputError(f"alpha is {alpha!r}; expected a number, or one for each moved row")
 
     def __repr__(self) -> str:
         what = "a reference" if self.seeds is None else f"seeds {list(self.seeds)}"
-        where = f"rows={self.rows!r}" if self.layers is None else f"layers={self.layers!r}"
+        where = f"layers={self.layers!r}" if self.layers or self.default_layers else f"rows={self.rows!r}"
         return f"StyleMix({what}, {where}, alpha={self.alpha.tolist()})"
 
     def references(
@@ -109,11 +120,10 @@ class StyleMix:
         style.seeds = None
         return style
 
-    def weights(self, num_styles: int) -> Codes:
-        """Return how far each row moves, [L]."""
-        rows = (
-            layer_rows(self.layers, num_styles) if self.layers is not None else _chosen(self.rows, num_styles)
-        )
+    def weights(self, num_styles: int, default_layers: str = DEFAULT_LAYERS) -> Codes:
+        """Return how far each row moves, [L]; ``default_layers`` are for random styles without layers."""
+        layers = default_layers if self.default_layers else self.layers
+        rows = layer_rows(layers, num_styles) if layers is not None else _chosen(self.rows, num_styles)
         if self.alpha.ndim == 1 and len(self.alpha) != len(rows):
             raise InputError(
                 f"alpha has {len(self.alpha)} values for {len(rows)} moved rows; expected one for each"

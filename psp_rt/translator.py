@@ -6,10 +6,10 @@ import copy
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, overload
 
 import numpy as np
@@ -22,14 +22,17 @@ from .batching import StyledBatches
 from .engine.manifest import InputSpec, Manifest
 from .engine.reader import EngineFile
 from .errors import BackendError, DeviceError, InputError, PspError
-from .hardware.choose import Choice, Hardware, candidates
+from .faces import Finder
+from .hardware.choose import BackendName, Choice, Device, Hardware, Precision, candidates
 from .hardware.probe import check_threads
-from .images import COLORS, Pixels, is_device_array, read_pictures, to_array
+from .images import COLORS, Color, Pixels, is_device_array, read_pictures, to_array
+from .photos import PhotoResult, Selection, translate_faces
 from .streaming import check_frames, in_order
 from .style import Codes, StyleMix, check_seed
 
 Source = str | os.PathLike[str] | Image
 
+AVERAGED = 1024  # seeds, for the average code
 MAX_STREAM_WORKERS = 4  # for a stream on a GPU; each has activations of its own
 
 log = logging.getLogger("psp_rt")
@@ -51,10 +54,10 @@ class Translator:
         self,
         path: str | os.PathLike[str],
         *,
-        device: str = "auto",
-        backend: str = "auto",
-        precision: str = "auto",
-        color: str = "bgr",
+        device: Device = "auto",
+        backend: BackendName = "auto",
+        precision: Precision = "auto",
+        color: Color = "bgr",
         threads: int | None = None,
         max_batch: int = 4,
     ) -> None:
@@ -153,6 +156,51 @@ class Translator:
             results = self._batches.translate(backend, pictures.pixels, style)
         return pictures.restore(results, out)
 
+    def run_faces(
+        self,
+        photo: Any,
+        *,
+        faces: Selection = "largest",
+        paste: bool = False,
+        match_color: bool = False,
+        style: StyleMix | None = None,
+        finder: Finder | None = None,
+    ) -> PhotoResult:
+        """Find the faces of a photo, align them as FFHQ does, and translate them.
+
+        Example:
+            >>> result = translator.run_faces("selfie.jpg", paste=True)
+            >>> result.report
+            '1 face, cut from 812x812 at (1404, 620), turned 12 degrees'
+            >>> result.pasted[0].save("changed.jpg")
+
+        Args:
+            photo: A path, bytes, an open file, a PIL image, or uint8 [H, W, 3] in the order of ``color``.
+            faces: "largest" or "all".
+            paste: Also put the results back into the photo, at its own resolution.
+            match_color: Shift the pasted colors so that they agree with the photo's at the edge.
+            style: As for :meth:`run`.
+            finder: Another face detector; see :class:`psp_rt.faces.Finder`.
+
+        Returns:
+            The faces, their results and the report. An aligned photo is translated as it is.
+
+        Raises:
+            InputError: The photo shows no face, or cannot be read.
+        """
+        spec = self._input_spec("run_faces")
+        if isinstance(photo, np.ndarray) and self._color == "bgr" and photo.ndim == 3:
+            photo = np.ascontiguousarray(photo[:, :, [2, 1, 0, *range(3, photo.shape[2])]])
+        return translate_faces(
+            lambda pictures: self.run(pictures, style=style),
+            photo,
+            size=max(spec.height, spec.width),
+            select=faces,
+            paste=paste,
+            match_color=match_color,
+            finder=finder,
+        )
+
     def encode(self, images: Any) -> Codes:
         """Return the codes of one picture [L, D], or of a batch or list [N, L, D]."""
         pictures = read_pictures(images, self._input_spec("encode"), color=self._color)
@@ -178,11 +226,25 @@ class Translator:
             results = self._batches.generate(backend, codes, style)
         return to_array(results, self._color, out)
 
-    def sample(self, seed: int) -> Codes:
-        """Return the code [L, D] of a random style; the same seed always gives the same."""
+    def sample(self, seed: int | Sequence[int]) -> Codes:
+        """Return the code [L, D] of a random style, or [N, L, D] for several seeds.
+
+        The same seed always gives the same code.
+        """
+        one = not isinstance(seed, (Sequence, np.ndarray))
+        seeds = [check_seed(value) for value in ([seed] if one else seed)]  # type: ignore[union-attr]
+        if not seeds:
+            raise InputError("there are no seeds; pass at least one, such as sample([1, 2, 3])")
         with self._taking_turns() as backend:
-            style = self._batches.map_seeds(backend, [check_seed(seed)])
-        return np.repeat(style, self.manifest.num_styles, axis=0)
+            styles = self._batches.map_seeds(backend, seeds)
+        codes = np.repeat(styles[:, None], self.manifest.num_styles, axis=1)
+        return codes[0] if one else codes
+
+    @cached_property
+    def average_code(self) -> Codes:
+        """The average style of the mapping network as a code [L, D]: the middle of 1,024 fixed seeds."""
+        codes = self.sample(range(AVERAGED))
+        return np.asarray(codes.mean(axis=0, dtype=np.float64), np.float32)
 
     @overload
     def stream(

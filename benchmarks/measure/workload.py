@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -77,9 +77,9 @@ class Workload:
         if key not in self.translators:
             self.translators[key] = Translator(
                 self.engines[key],
-                device=device,
-                backend=backend,
-                precision=precision,
+                device=cast(Any, device),
+                backend=cast(Any, backend),
+                precision=cast(Any, precision),
                 color="rgb",
                 threads=self.threads,
                 max_batch=max(4, len(self.pictures)),  # one batch is never run in parts

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import click
 from PIL import Image
 
 from .. import drawings, faces
 from ..errors import InputError
+from ..hardware.choose import BackendName, Device, Precision
 from ..images import load, over_white
 from ..photos import Selection, align_faces
 from ..style import Codes, StyleMix
@@ -98,7 +100,11 @@ def run_command(
 
     done = Done()
     with Translator(
-        engine, device=device, backend=backend, precision=precision, threads=threads
+        engine,
+        device=cast(Device, device),
+        backend=cast(BackendName, backend),
+        precision=cast(Precision, precision),
+        threads=threads,
     ) as translator:
         click.echo(f"{engine} runs on {translator.runs_on}", err=True)
         check_takes_pictures(translator, engine)

@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from ..engine.plans import choose as choose_target
 from ..engine.plans import records
@@ -26,6 +27,11 @@ from .openvino import OpenVinoState, probe_openvino
 from .probe import CUDA_PROVIDER, INSTALL_CPU, INSTALL_CUDA, Driver, onnxruntime_providers, probe_driver
 from .tensorrt import TensorRtState, probe_tensorrt
 
+Device = Literal[
+    "auto", "cpu", "cuda", "cuda:0", "cuda:1", "cuda:2", "cuda:3", "cuda:4", "cuda:5", "cuda:6", "cuda:7"
+]
+BackendName = Literal["auto", "onnxruntime", "openvino", "tensorrt"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 BACKENDS = ("auto", "onnxruntime", "openvino", "tensorrt")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 BACKENDS_OF = {"bf16": ("openvino",), "fp16": ("tensorrt",), "fp32": BACKENDS}

@@ -2,11 +2,12 @@
 
 from .decode import MAX_PIXELS, is_picture_file, load, readable_suffixes, writable_suffixes
 from .forms import Pictures, is_device_array, read_pictures, to_array, to_pil
-from .pixels import COLORS, Pixels, check_array, over_white, pixels_of, resize, swap_channels, to_input
+from .pixels import COLORS, Color, Pixels, check_array, over_white, pixels_of, resize, swap_channels, to_input
 
 __all__ = [
     "COLORS",
     "MAX_PIXELS",
+    "Color",
     "Pictures",
     "Pixels",
     "check_array",

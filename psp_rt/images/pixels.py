@@ -16,7 +16,7 @@ What happens to each kind of picture:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from .decode import check_lossless, check_pixels, is_source, load, upright
 
 Pixels = npt.NDArray[np.uint8]
 
+Color = Literal["bgr", "rgb"]
 COLORS = ("bgr", "rgb")
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "nearest": Image.Resampling.NEAREST}
 _CONVERSIONS = {  # from other dtypes, by numpy's kind; for pictures and for label ids
