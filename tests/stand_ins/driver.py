@@ -63,6 +63,7 @@ class DriverStub:
     def __init__(self, gpus: int = 1) -> None:
         self._library = _library()
         self._library.stub_start(gpus)
+        self._log: list[str] = []
         self._callbacks: list[Any] = []
 
     def stop(self) -> None:
@@ -72,7 +73,9 @@ class DriverStub:
     @property
     def log(self) -> list[str]:
         """The names of all calls so far."""
-        return [self._library.stub_call(at).decode() for at in range(self._library.stub_call_count())]
+        new = range(len(self._log), self._library.stub_call_count())
+        self._log += [self._library.stub_call(at).decode() for at in new]
+        return list(self._log)
 
     @property
     def calls(self) -> Counter[str]:
