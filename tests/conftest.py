@@ -68,11 +68,9 @@ def picture() -> np.ndarray:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGpu]:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     """A stand-in for a GPU, its driver and TensorRT."""
-    installed = fake_gpu.install(monkeypatch)
-    yield installed
-    installed.cuda.stop()
+    return fake_gpu.install(monkeypatch)
 
 
 @pytest.fixture

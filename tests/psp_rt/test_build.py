@@ -40,17 +40,12 @@ def engine(tmp_path):
 def gpu(monkeypatch):
     """A machine with an H200 and a TensorRT to choose."""
 
-    installed = []
-
     def install(trt):
-        installed.append(fake_gpu.install(monkeypatch).cuda)
-        trt.cuda = installed[-1]
+        trt.cuda = fake_gpu.install(monkeypatch).cuda
         monkeypatch.setitem(sys.modules, "tensorrt", trt)
         return trt
 
-    yield install
-    for cuda in installed:
-        cuda.stop()
+    return install
 
 
 @pytest.fixture

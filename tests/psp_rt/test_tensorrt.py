@@ -24,9 +24,7 @@ VERSIONS = ["8.6.1", "10.13.3.9", "11.0.0.114"]
 
 @pytest.fixture(params=VERSIONS)
 def every_version(request, monkeypatch):
-    installed = fake_gpu.install(monkeypatch, request.param)
-    yield installed
-    installed.cuda.stop()
+    return fake_gpu.install(monkeypatch, request.param)
 
 
 def open_plans(path, gpu):

@@ -57,6 +57,26 @@ def _library() -> Any:
     return library
 
 
+class Switch:
+    """Whether this process has the stand-in's GPU; off is what a test's monkeypatch goes back to."""
+
+    _on = False
+
+    @property
+    def on(self) -> bool:
+        """Return whether there is a GPU."""
+        return self._on
+
+    @on.setter
+    def on(self, value: bool) -> None:
+        self._on = value
+        if not value:
+            _library().stub_stop()
+
+
+SWITCH = Switch()
+
+
 class DriverStub:
     """The driver of this process; a new one forgets everything before."""
 

@@ -38,12 +38,13 @@ class FakeGpu:
 
 
 def install(monkeypatch: pytest.MonkeyPatch, version: str = "10.13.3.9", **settings: object) -> FakeGpu:
-    """Make this process find an H200, its driver and TensorRT; `DriverStub.stop` ends that."""
+    """Make this process find an H200, its driver and TensorRT, until the monkeypatch is undone."""
     pytest.importorskip("cuda.bindings.driver", reason="needs cuda-bindings: pip install cuda-bindings")
     pytest.importorskip("cuda.core", reason="needs cuda-core: pip install cuda-core")
     if problem := driver.obstacle():
         pytest.skip(problem)
     cuda = DriverStub()
+    monkeypatch.setattr(driver.SWITCH, "on", True)
     trt = FakeTensorRT(version, cuda=cuda, **settings)
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     return FakeGpu(cuda, trt)
