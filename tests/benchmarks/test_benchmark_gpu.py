@@ -85,7 +85,7 @@ def test_the_stages_on_a_gpu_make_the_pictures_of_the_whole(drawn: workload.Work
     )
 
 
-def test_the_stages_on_a_gpu_are_timed_by_its_clock_and_the_whole_by_the_hosts(
+def test_gpu_stages_are_timed_by_its_clock_and_the_whole_by_the_host(
     drawn: workload.Workload, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(stages, "event_ms", lambda run: 123.0)

@@ -170,7 +170,7 @@ def test_an_interrupted_run_says_so_on_top(results: Results):
     assert "The run was interrupted" in page.page(cut, list(all_tables(cut)))
 
 
-def test_without_matplotlib_nothing_is_measured_and_the_error_says_what_to_install(
+def test_without_matplotlib_the_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
 ):
     monkeypatch.setattr(page.importlib.util, "find_spec", lambda name: None)

@@ -82,7 +82,7 @@ def timed(stage: str, batch: int, milliseconds: float, contender: str = "mine") 
     return Timing(contender=contender, stage=stage, batch=batch, images=batch, samples_ms=[milliseconds])
 
 
-def test_time_and_memory_of_batches_become_a_fixed_part_and_one_for_each_picture():
+def test_time_and_memory_of_batches_have_a_fixed_part_and_a_slope():
     timings = [timed("end to end", batch, 30 + 20 * batch) for batch in (1, 2, 4)]
     runs = [alone("mine", batch=batch) for batch in (1, 2, 4)]
     times, peaks = statistics.of_model("m", timings, runs)
@@ -102,7 +102,7 @@ def test_clones_are_counted_by_the_time_for_one_picture_of_each():
     assert 1000 / curve.line.slope == pytest.approx(25)  # pictures a second, however many clones there are
 
 
-def test_sizes_are_compared_over_models_of_one_kind_of_encoder_by_their_pixels():
+def test_output_sizes_are_compared_within_one_kind_of_encoder():
     models = [
         statistics.Sized(
             kind=kind,

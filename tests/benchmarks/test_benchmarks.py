@@ -100,7 +100,7 @@ def test_every_original_convolution_computes_what_ours_does(up: bool, demodulate
     torch.testing.assert_close(original[0](x, style), ours[0](x, style), rtol=1e-4, atol=1e-4)
 
 
-def test_the_original_formulation_shares_the_weights_and_leaves_the_generator_as_it_was():
+def test_the_original_formulation_shares_weights_and_changes_nothing():
     generator = models.draw(models.tiny("psp")).generator
     original = in_original_form(generator)
     ours = {tensor.data_ptr() for tensor in generator.state_dict().values()}
@@ -113,7 +113,7 @@ def test_the_original_formulation_shares_the_weights_and_leaves_the_generator_as
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_pictures_of_a_drawn_model_are_neither_flat_nor_saturated_and_depend_on_the_input(kind: str):
+def test_drawn_pictures_are_not_flat_and_depend_on_the_input(kind: str):
     model = models.draw(models.tiny(kind))
     translation = Translation(model.encoder, model.generator, model.latent_avg)
     pictures = translation(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1)
@@ -223,7 +223,7 @@ def end_to_end(contender: str, milliseconds: float) -> Timing:
     return Timing(contender=contender, stage="end to end", batch=1, images=1, samples_ms=[milliseconds])
 
 
-def test_our_figures_are_scaled_to_the_papers_card_by_the_peaks_of_each_precision():
+def test_figures_are_scaled_to_the_papers_card_by_precision():
     p40 = 11.76e12 / 2  # multiplications a second
     peaks = {
         name: Peak(macs_per_s=times * p40, bytes_per_s=1) for name, times in (("half", 0.5), ("thrice", 3))

@@ -194,7 +194,7 @@ def test_task_and_input_come_from_options_and_channels(load, opts, channels, tas
     assert model.encoder.config.input_channels == channels
 
 
-def test_official_label_maps_are_resized_as_in_their_training_unless_told_otherwise(load):
+def test_official_label_maps_are_resized_as_in_training_by_default(load):
     content = official(*networks(replace(ENCODER, input_channels=19)), opts={"label_nc": 19})
     assert load(content).input.resize == "bilinear"
     assert load(content, label_resize="nearest").input.resize == "nearest"
@@ -413,7 +413,7 @@ def test_a_pair_without_an_average_in_the_generators_file_uses_the_encoders(writ
     assert (checkpoints.load(psp, generator=pair).latent_avg == average).all()
 
 
-def test_an_encoder_alone_takes_its_rows_from_the_generator_it_is_paired_with(write):
+def test_an_encoder_alone_takes_its_rows_from_its_generator(write):
     encoder, generator = networks(
         replace(ENCODER, kind="w", head_width=10, input_height=256, input_width=256)
     )

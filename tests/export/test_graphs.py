@@ -220,7 +220,7 @@ def test_random_noise_is_new_at_every_run_and_for_every_picture(tmp_path):
         assert len(session.run(None, generator_inputs(batch))[0]) == batch
 
 
-def test_random_noise_has_the_learned_strength_and_is_one_picture_for_all_channels():
+def test_random_noise_has_the_learned_strength_and_one_channel():
     network = generator()
     network.conv1.activate.bias += 1000  # on the straight half of the activation
     plain, noisy = (StyledLayer(network.conv1, network.noises[0], noise) for noise in ("none", "random"))

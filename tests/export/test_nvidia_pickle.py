@@ -351,7 +351,7 @@ def test_a_truncated_pickle_is_to_be_copied_again(write, kept):
         checkpoints.load(path)
 
 
-def test_a_converted_pickle_is_a_generator_for_the_trainer_and_for_the_export(write, tmp_path):
+def test_a_converted_pickle_is_read_by_the_trainer_and_the_export(write, tmp_path):
     pickled, converted = write({"G_ema": network(clamp=0.5)}), tmp_path / "generator.pt"
     result = CliRunner().invoke(main, ["convert", str(pickled), str(converted)])
     assert result.exit_code == 0, result.output
