@@ -135,9 +135,7 @@ def test_psp_rt_on_tensorrt_is_compared_and_admitted(tmp_path: Path, monkeypatch
     given.close()
 
 
-def test_an_engine_without_plans_is_unavailable_and_says_how_to_build_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_engine_without_plans_says_how_to_build_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     fake_gpu.install(monkeypatch)
     monkeypatch.setattr(workload, "probe_driver", lambda: fake_gpu.DRIVER)
     monkeypatch.setattr(workload, "CACHE", tmp_path)

@@ -291,7 +291,7 @@ def other_pictures(change: Callable[[np.ndarray], np.ndarray]) -> Entry:
     return Entry(name="other", what="", device="cpu", precision="fp32", open=Other.open)
 
 
-def test_a_contender_with_other_pictures_is_reported_as_wrong_and_not_timed(
+def test_a_contender_with_other_pictures_is_wrong_and_not_timed(
     monkeypatch: pytest.MonkeyPatch, command: Callable[..., tuple[int, dict]]
 ):
     monkeypatch.setattr(session, "ENTRIES", (*ENTRIES, other_pictures(lambda pictures: 255 - pictures)))
@@ -378,7 +378,7 @@ def test_quick_runs_through_the_command_and_writes_every_field(tmp_path: Path):
 
 
 @pytest.mark.parametrize("with_checkpoint", [False, True])
-def test_a_users_engine_is_measured_and_with_its_checkpoint_against_pytorch(
+def test_a_users_engine_is_measured_with_its_checkpoint_in_pytorch(
     tmp_path: Path, command: Callable[..., tuple[int, dict]], with_checkpoint: bool
 ):
     model = models.draw(models.tiny("psp"))

@@ -124,7 +124,7 @@ def test_without_an_encoder_type_the_other_options_tell_e4e_from_psp(load, opts,
     assert load(official(*networks(), opts=opts)).encoder.config.kind == kind
 
 
-def test_a_pyramid_encoder_of_unknown_type_is_refused_until_the_user_names_it(load):
+def test_a_pyramid_encoder_of_unknown_type_is_refused_without_its_name(load):
     content = official(*networks(), opts={})
     with pytest.raises(CheckpointError, match=r"whether its encoder is pSp's or e4e's.*--encoder-type e4e"):
         load(content)
@@ -405,7 +405,7 @@ def test_an_encoder_can_be_paired_with_another_generator(write):
         checkpoints.load(psp, encoder=psp, generator=pair)
 
 
-def test_a_pair_without_an_average_in_the_generators_file_uses_the_encoders(write):
+def test_a_pair_uses_the_encoders_average_if_the_generator_has_none(write):
     encoder, generator = networks()
     average = torch.randn(8, 12)
     psp = write(official(encoder, generator, latent_avg=average), "psp.pt")
