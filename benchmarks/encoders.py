@@ -29,10 +29,11 @@ import torch
 from benchmarks.report import provenance
 from benchmarks.training_speed import drawn_files
 from psp_rt import PspError
+from psp_rt.files import check_writable, write_atomically
 from trainer import recipe as tasks
 from trainer.cli.encoder import Files, run_training
-from trainer.cli.evaluate import check_outputs, evaluate, write
-from trainer.evaluation.entrants import Entrant
+from trainer.cli.evaluate import evaluate
+from trainer.evaluation.measure import Candidate
 from trainer.evaluation.tables import Comparison
 from trainer.loop import distributed as team
 from trainer.losses.lpips import LpipsAlex
@@ -57,12 +58,12 @@ SMALL = (  # for generators of 64 pixels and a budget of minutes
 )
 TINY = (
     "input_size=32",
-    "widths=[4, 6, 8, 10]",
+    "widths=[8, 8, 8, 8]",
     "depths=[1, 1, 1, 1]",
     "head_width=8",
     "batch=4",
 )
-TINY_GENERATOR = GeneratorConfig(channels=(8, 8, 6, 4), style_dim=12, mapping_layers=2)  # 32 pixels
+TINY_GENERATOR = GeneratorConfig(channels=(8, 8, 8, 8), style_dim=12, mapping_layers=2)  # 32 pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +158,8 @@ def quick_experiment(folder: Path, args: argparse.Namespace) -> Experiment:
 def run(todo: Experiment, args: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Train every encoder, then measure all of them."""
     results = args.json or todo.output / "comparison.json"
-    check_outputs([args.json])
+    if args.json:
+        check_writable(args.json)
     with team.joined(args.device) as member:
         for name, changes in todo.variants().items():
             if member.leads:
@@ -167,8 +169,8 @@ def run(todo: Experiment, args: argparse.Namespace, arguments: Sequence[str]) ->
         if member.leads:
             found = compare(todo, member.device, arguments)
             print(found.as_text())
-            write(results, json.dumps(found.as_json(), indent=1, allow_nan=False) + "\n")
-            write(results.with_suffix(".md"), found.as_markdown())
+            write_atomically(results, json.dumps(found.as_json(), indent=1, allow_nan=False) + "\n")
+            write_atomically(results.with_suffix(".md"), found.as_markdown())
     return 0
 
 
@@ -180,7 +182,7 @@ def compare(todo: Experiment, device: torch.device, arguments: Sequence[str]) ->
     assert files.lpips_heads
     folders = [todo.output / name for name in todo.variants()]
     found = evaluate(
-        [Entrant.load(folder) for folder in folders],
+        [Candidate.load(folder, device) for folder in folders],
         files.validation,
         device=device,
         identity_network=todo.identity_network,

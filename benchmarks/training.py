@@ -39,8 +39,9 @@ from benchmarks.training_speed.setups import (
 )
 from psp_rt import PspError
 from psp_rt.cli.group import INTERRUPTED
+from psp_rt.files import check_writable, write_atomically
 from trainer import recipe as tasks
-from trainer.cli.evaluate import check_outputs, describe_machine, write
+from trainer.cli.evaluate import describe_machine
 from trainer.loop import distributed as team
 from trainer.recipe import Recipe
 
@@ -108,7 +109,8 @@ def main(arguments: Sequence[str]) -> int:
     if args.quick:
         args.steps, args.rounds = 2, 1
     try:
-        check_outputs([args.json])
+        if args.json:
+            check_writable(args.json)
         device = team.join(args.device).device
         with tempfile.TemporaryDirectory() as folder:
             return run(args, arguments, Path(folder), device)
@@ -139,7 +141,7 @@ def run(args: argparse.Namespace, arguments: Sequence[str], folder: Path, device
     }
     print(table(content).as_text())
     if args.json:
-        write(args.json, json.dumps(content, indent=1, allow_nan=False) + "\n")
+        write_atomically(args.json, json.dumps(content, indent=1, allow_nan=False) + "\n")
     return 0 if complete else INTERRUPTED
 
 

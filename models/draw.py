@@ -37,7 +37,7 @@ STROKES = [  # pen width, points
     (2.2, [(164, 206), (164, 226), (176, 238), (204, 246), (222, 255)]),
     (1.8, [(92, 228), (108, 244), (128, 254), (148, 244), (164, 228)]),
 ]  # fmt: skip
-IRISES = [((97, 120), 5.5), ((159, 120), 5.5)]  # centre, radius
+IRISES = [((97, 120), 5.5), ((159, 120), 5.5)]  # center, radius
 
 
 def curve(points: list[tuple[float, float]], steps: int = 24) -> np.ndarray:
@@ -61,9 +61,9 @@ def draw() -> Image.Image:
         for (x, y), press in zip(line * SCALE, ends, strict=True):
             r = width * press * SCALE / 2
             pen.ellipse((x - r, y - r, x + r, y + r), fill=40)
-    for centre, radius in IRISES:
+    for center, radius in IRISES:
         r = radius * SCALE
-        x, y = centre[0] * SCALE, centre[1] * SCALE
+        x, y = center[0] * SCALE, center[1] * SCALE
         pen.ellipse((x - r, y - r, x + r, y + r), fill=60)
         pen.ellipse((x - r * 0.1, y - r * 0.6, x + r * 0.4, y - r * 0.1), fill=255)
     return sheet.resize((SHEET, SHEET), Image.Resampling.LANCZOS)

@@ -1,8 +1,8 @@
-"""Make the models that ship: ``make train-demo FACES=... HELD_OUT=... LPIPS=... HEADS=... IDENTITY=...``.
+"""Train the models that ship: ``make train-demo FACES=... HELD_OUT=... LPIPS=... HEADS=... IDENTITY=...``.
 
 On a GPU: a 128x128 StyleGAN2 of the portraits, then a pSp encoder for each task against it, as in the
 paper. Without one: encoders and a generator together (`python -m trainer joint`), because a generator
-alone would take days; first at 64x64, mostly by reconstruction, then at 128x128 against a discriminator.
+alone would take days: first at 64x64, mostly by reconstruction, then at 128x128 against a discriminator.
 Every step resumes where it was when the same command is run again.
 """
 
@@ -17,7 +17,7 @@ MODELS = Path(__file__).parent
 LIMIT_BYTES = 8_000_000  # a model that ships
 TASKS = ("sketch", "inversion", "super-resolution")
 # Widths for which encoder and generator together stay below the limit, with weights stored as FP16.
-GENERATOR = {"resolution": 128, "channels": "160,160,128,96,64,32", "style-dim": 128, "count": 600_000}
+GENERATOR = {"size": 128, "channels": [160, 160, 128, 96, 64, 32], "style_dim": 128, "images": 600_000}
 ENCODER = {
     "widths": [24, 48, 96, 96],
     "depths": [1, 2, 2, 1],
@@ -25,15 +25,21 @@ ENCODER = {
     "input_size": 128,
     "batch": 32,
     "precision": "bf16",
-    "learning_rate": 1e-3,  # ten times the official one: weights are drawn, not a face recogniser's
+    "learning_rate": 1e-3,  # ten times the official one: the backbone starts from random weights
     "images": 400_000,
 }
 SMALL_COUNT, GROWN_COUNT = 300_000, 106_000  # photos, on a CPU
 SHARPENING = 10_000  # photos: the last of the small ones, against a discriminator
-GROWN = {"size": 128, "head-width": 50}  # heads as narrow as the limit needs
-# At 128 pixels the default discriminator was ahead, and pictures came out like paintings; without the closer
-# look, eyes were uneven after 56,000 photos.
-LARGER = ("adversarial=0.05", "adversarial_speed=0.4", "discriminator_rate=1e-3", "closer=0.5")
+GROWN = {
+    "size": 128,
+    "head_width": 50,  # heads as narrow as the limit needs
+    # At 128 pixels the default discriminator was too strong, and pictures looked like paintings.
+    "adversarial_from": 0,
+    "adversarial": 0.05,
+    "adversarial_speed": 0.4,
+    "discriminator_rate": 1e-3,
+    "closer": 0.5,  # without it, eyes were uneven after 56,000 photos
+}
 FACTORS = [4, 8]  # of super-resolution at 128 pixels; the official ones are for 256
 
 Command = list[str]
@@ -59,30 +65,29 @@ def on_cpu(args: argparse.Namespace) -> Iterator[Command]:
         *options(data_options(args) | {"device": "cpu"}),
     ]
     small, count = args.output / "joint-64", args.count or SMALL_COUNT
-    first = {"output": small, "count": count, "adversarial-from": max(count - SHARPENING, 0)}
-    yield [*common, *options(first)]
-    second = {"output": args.output / "joint", "count": args.count or GROWN_COUNT, "adversarial-from": 0}
+    first = {"images": count, "adversarial_from": max(count - SHARPENING, 0)}
+    yield [*common, *options({"output": small}), *changes(first)]
+    grown = GROWN | {"images": args.count or GROWN_COUNT}
     starts = (part for task in TASKS for part in ("--start-from", str(small / f"{task}.pt")))
-    changes = (part for change in LARGER for part in ("--set", change))
-    yield [*common, *options(GROWN | second), *changes, *starts]
+    yield [*common, *options({"output": args.output / "joint"}), *changes(grown), *starts]
 
 
 def on_gpu(args: argparse.Namespace) -> Iterator[Command]:
     """Yield the generator's training, then an encoder's for each task."""
     generator = args.output / "generator"
-    settings = GENERATOR | ({"count": args.count} if args.count else {})
+    settings = GENERATOR | ({"images": args.count} if args.count else {})
     yield [
         *module("trainer", "generator"),
-        *options(settings | {"images": args.faces, "validation": args.held_out, "output": generator}),
-        *options({"device": "cuda"}),
+        *options({"images": args.faces, "validation": args.held_out, "output": generator, "device": "cuda"}),
+        *changes(settings),
     ]
     for task in TASKS:
-        changes = dict(ENCODER) | ({"images": args.count} if args.count else {})
-        changes |= {"factors": FACTORS} if task == "super-resolution" else {}
+        settings = dict(ENCODER) | ({"images": args.count} if args.count else {})
+        settings |= {"factors": FACTORS} if task == "super-resolution" else {}
         with_identity = {"identity": args.identity} if task != "sketch" else {}
         yield [
             *module("trainer", "encoder"),
-            *(part for name, value in changes.items() for part in ("--set", f"{name}={value}")),
+            *changes(settings),
             *options({"task": task, "generator": generator / "latest.pt", "device": "cuda"}),
             *options(data_options(args) | with_identity | {"output": args.output / task}),
         ]
@@ -115,8 +120,13 @@ def options(values: dict[str, object]) -> Command:
     return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 
+def changes(settings: dict[str, object]) -> Command:
+    """Return ``--set name=value`` for each."""
+    return [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+
+
 def parser() -> argparse.ArgumentParser:
-    """Return the grammar of the command line."""
+    """Return the parser of the command line."""
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     found.add_argument("--faces", type=Path, required=True, help="aligned portraits to learn from")
     found.add_argument("--held-out", type=Path, required=True, help="portraits of others, to measure on")
@@ -133,7 +143,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the commands one after the other; the first that fails ends it."""
+    """Run the commands one after the other; stop at the first that fails."""
     grammar = parser()
     args = grammar.parse_args(arguments)
     if args.device == "cuda" and args.identity is None:
@@ -144,7 +154,7 @@ def main(arguments: Sequence[str]) -> int:
             continue
         status = subprocess.run(command, check=False).returncode
         if status:
-            print("this command failed; mend it and run the same again to resume", file=sys.stderr)
+            print("this command failed; fix the cause and run the same again to resume", file=sys.stderr)
             return status
     too_large = [path.name for path in args.models.glob("*.engine") if path.stat().st_size > LIMIT_BYTES]
     if too_large and not args.dry_run:

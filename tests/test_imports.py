@@ -8,7 +8,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = ("psp_rt", "export", "trainer", "benchmarks", "tests")
 ALLOWED = {
-    "trainer": ("trainer", "psp_rt.images", "psp_rt.errors", "psp_rt.cli.group", "psp_rt.files"),
+    "trainer": (
+        "trainer",
+        "psp_rt.images",
+        "psp_rt.files",
+        "psp_rt.errors",
+        "psp_rt.cli.group",
+        "psp_rt.Translator",
+    ),
     "export": ("export", "psp_rt", "trainer.networks", "trainer.checkpoint"),
 }
 

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import nn
 
 from psp_rt.images import resize
+from trainer.losses.identity import MobileFaceNet
 from trainer.losses.lpips import LpipsAlex
-from trainer.losses.mobilefacenet import MobileFaceNet
 from trainer.networks import Generator, GeneratorConfig
 
 

@@ -22,12 +22,10 @@ from torch.utils.data import DataLoader, Dataset
 from psp_rt.images import Pixels, resize
 from trainer.data import inputs
 from trainer.data.pairs import Batch, TrainingSet, ahead, read_partner
-from trainer.data.real_photos import RealPhotos
-from trainer.encoder import optimizer
-from trainer.encoder.review import pool
-from trainer.encoder.run import Run
-from trainer.encoder.training import load_parts, train_step
-from trainer.generator import losses
+from trainer.data.photos import PhotoSet
+from trainer.encoder.run import Run, create_optimizer
+from trainer.encoder.training import load_parts, pool, train_step
+from trainer.generator import step as losses
 from trainer.generator.config import GanConfig
 from trainer.generator.run import Run as GanRun
 from trainer.generator.step import Forward, draw_codes
@@ -102,7 +100,7 @@ class OurGeneratorLoop:
 
     def __init__(self, config: GanConfig, files: Files, device: torch.device) -> None:
         self._team, self.spent = Team(device=device), Spent()
-        self._photos = RealPhotos.load(files.images, size=config.size, device=device)
+        self._photos = PhotoSet.load(files.images, size=config.size, device=device)
         self._run = GanRun.start(config, device=device)
         self._forward = Forward.of(self._run)
 
@@ -170,7 +168,7 @@ class PlainEncoderLoop:
         self._average = copy.deepcopy(self._encoder)
         self._generator = copy.deepcopy(generator).to(device).eval().requires_grad_(False)
         self._mean = generator.mean_style().to(device)
-        self._optimizer = optimizer.create(
+        self._optimizer = create_optimizer(
             recipe.optimizer, self._encoder.parameters(), learning_rate=recipe.learning_rate
         )
         self._batches = endless(EncoderPhotos(recipe, files), recipe.batch)

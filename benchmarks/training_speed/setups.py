@@ -13,14 +13,13 @@ from benchmarks.training_speed import loops as training_loops
 from benchmarks.training_speed.loops import Files, PlainEncoderLoop, PlainGeneratorLoop, Spent
 from trainer.cli import encoder as encoder_command
 from trainer.generator.config import GanConfig, default_channels
-from trainer.joint.config import generator_of
-from trainer.loop.precision import computes_bf16
+from trainer.joint.config import small_generator
+from trainer.loop.average import computes_bf16
 from trainer.networks import Generator, GeneratorConfig, official_channels
-from trainer.networks.discriminator import DiscriminatorConfig
 from trainer.recipe import Recipe
 
 PLAIN = "plain PyTorch, fp32"
-SMALL_GENERATOR = generator_of(64)
+SMALL_GENERATOR = small_generator(64)
 
 
 class Loop(Protocol):
@@ -47,7 +46,7 @@ def chosen_sizes(args: argparse.Namespace) -> Sizes:
     """Return the networks and photos of a run."""
     batch = () if args.batch is None else (f"batch={args.batch}",)
     if args.quick:
-        return Sizes(generator=TINY_GENERATOR, changes=(*TINY, *batch), gan=_gan((8, 8, 6, 4), 4),
+        return Sizes(generator=TINY_GENERATOR, changes=(*TINY, *batch), gan=_gan((8, 8, 8, 8), 4),
                      photo_size=64, photos=8)  # fmt: skip
     if args.small:
         return Sizes(generator=SMALL_GENERATOR, changes=(*SMALL, *batch),
@@ -109,8 +108,10 @@ def plain_sizes(sizes: Sizes) -> dict[str, Any]:
 
 def _gan(channels: tuple[int, ...], batch: int) -> GanConfig:
     return GanConfig(
-        generator=GeneratorConfig(channels=channels, style_dim=256, mapping_layers=4),
-        discriminator=DiscriminatorConfig(channels=channels),
+        size=2 ** (len(channels) + 1),
+        channels=channels,
+        style_dim=256,
+        mapping_layers=4,
         batch=batch,
         augment=False,
         path_weight=0.0,

@@ -13,8 +13,8 @@ from benchmarks.training_speed import setups as training_setups
 from benchmarks.training_speed.loops import Files
 from trainer import recipe as tasks
 from trainer.data.pairs import TrainingSet
-from trainer.generator import losses
-from trainer.loop.precision import computes_bf16
+from trainer.generator import step as losses
+from trainer.loop.average import computes_bf16
 from trainer.losses.criterion import Criterion
 from trainer.networks import Generator
 

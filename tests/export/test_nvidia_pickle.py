@@ -17,7 +17,7 @@ from export.checkpoints import load as checkpoints
 from export.cli import main
 from export.errors import CheckpointError
 from psp_rt.errors import PspError
-from trainer import generator_file
+from trainer.checkpoint import load_generator
 
 CHANNELS, LENGTH, SIDES = (8, 8, 6), 12, (4, 8, 16)
 
@@ -357,7 +357,7 @@ def test_a_converted_pickle_is_read_by_the_trainer_and_the_export(write, tmp_pat
     assert result.exit_code == 0, result.output
     assert "StyleGAN2 of 16 pixels, 6 styles" in result.output
     original, codes = checkpoints.load(pickled), torch.randn(2, 6, LENGTH)
-    trained_for, average = generator_file.load(converted)
+    trained_for, average = load_generator(converted)
     for generator in (trained_for, checkpoints.load(converted).generator):
         assert generator.config.conv_clamp == 0.5
         torch.testing.assert_close(generator(codes), original.generator(codes), rtol=0, atol=0)
@@ -366,7 +366,7 @@ def test_a_converted_pickle_is_read_by_the_trainer_and_the_export(write, tmp_pat
 
 def test_the_trainer_says_how_to_convert_a_pickle(write):
     with pytest.raises(PspError, match=r"convert .* first: python -m export convert FILE\.pkl FILE\.pt"):
-        generator_file.load(write({"G_ema": network()}))
+        load_generator(write({"G_ema": network()}))
 
 
 def test_a_file_that_cannot_be_converted_says_why(tmp_path):

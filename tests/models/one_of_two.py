@@ -1,20 +1,20 @@
-"""What each process of a test with two processes runs; apart, so that a process loads little."""
+"""What each process of a test with two processes runs; a separate module, to import little."""
 
 import os
 from pathlib import Path
 
 import torch
 
-from trainer.data.real_photos import RealPhotos
+from trainer.data.photos import PhotoSet
 from trainer.generator import training as loop
 from trainer.generator.config import GanConfig
 from trainer.loop import distributed as team
 
 
-def twenty_photos() -> RealPhotos:
+def twenty_photos() -> PhotoSet:
     """Return pictures that all differ."""
     pixels = torch.arange(20 * 3 * 256).reshape(20, 3, 16, 16).to(torch.uint8)
-    return RealPhotos(pixels=pixels, device=torch.device("cpu"))
+    return PhotoSet(pixels=pixels, device=torch.device("cpu"))
 
 
 def train(rank: int, port: int, settings: GanConfig, output: Path) -> None:

@@ -10,14 +10,21 @@ from PIL import Image
 from torch import nn
 
 from psp_rt.errors import PspError
-from trainer.losses import arcface, criterion
+from trainer.losses import criterion
+from trainer.losses import identity as identities
 from trainer.losses import lpips as perceptual
-from trainer.losses.arcface import ArcFace
 from trainer.losses.criterion import Criterion, LossWeights
-from trainer.losses.curricularface import CurricularFace
-from trainer.losses.identity import ARCFACE, CURRICULARFACE, INNER_FACE, MOBILEFACENET, Identity
+from trainer.losses.identity import (
+    ARCFACE,
+    CURRICULARFACE,
+    INNER_FACE,
+    MOBILEFACENET,
+    ArcFace,
+    CurricularFace,
+    Identity,
+    MobileFaceNet,
+)
 from trainer.losses.lpips import VGG, LpipsAlex, LpipsVgg
-from trainer.losses.mobilefacenet import MobileFaceNet
 from trainer.losses.moco import Moco, ResNet50
 from trainer.networks import Encoder, EncoderConfig
 from trainer.networks.backbone import PlainBottleneck
@@ -30,8 +37,8 @@ needs_weights = pytest.mark.skipif(
 SMALL_ARCFACE = partial(ArcFace, widths=(4, 6, 8, 10), depths=(1, 1, 1, 1), outputs=12)
 
 
-class Colours(nn.Module):
-    """Stands in for an identity network: the mean colour of a face."""
+class Colors(nn.Module):
+    """Stands in for an identity network: the mean color of a face."""
 
     def forward(self, x):
         return x.mean(dim=(2, 3))
@@ -39,7 +46,7 @@ class Colours(nn.Module):
 
 @pytest.fixture
 def identity():
-    return Identity(Colours(), ARCFACE)
+    return Identity(Colors(), ARCFACE)
 
 
 @pytest.fixture
@@ -147,10 +154,10 @@ def test_identity_is_of_unit_length_and_gives_gradients_to_the_picture_alone():
 
 
 def test_an_identity_file_is_known_by_its_tensors(tmp_path, monkeypatch):
-    monkeypatch.setattr(arcface, "ArcFace", SMALL_ARCFACE)
-    torch.save(drawn_state(SMALL_ARCFACE()), tmp_path / "arcface.pth")
+    monkeypatch.setattr(identities, "ArcFace", SMALL_ARCFACE)
+    torch.save(drawn_state(SMALL_ARCFACE()), tmp_path / "identities.pth")
     torch.save({"epoch": 3, "net_state_dict": drawn_state(MobileFaceNet())}, tmp_path / "mobile.ckpt")
-    assert Identity.load(tmp_path / "arcface.pth").crop == ARCFACE
+    assert Identity.load(tmp_path / "identities.pth").crop == ARCFACE
     loaded = Identity.load(tmp_path / "mobile.ckpt")
     assert loaded.crop == MOBILEFACENET
     assert (loaded.network.conv2.conv.weight == 0.25).all()
@@ -192,7 +199,7 @@ def test_a_block_without_gates_adds_its_branch_unscaled():
 
 def test_files_of_other_networks_say_what_was_expected(tmp_path):
     torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(PspError, match=r"no identity network that is known; expected model_ir_se50.pth"):
+    with pytest.raises(PspError, match=r"no known identity network; expected model_ir_se50.pth"):
         Identity.load(tmp_path / "other.pth")
     with pytest.raises(PspError, match=r"no tensor layer4.2.conv3.weight; expected moco_v2_800ep"):
         Moco.load(tmp_path / "other.pth")
@@ -326,10 +333,10 @@ def encoder(channels, **sizes):
 def test_an_encoder_starts_from_arcface_without_the_input_layer_of_other_inputs(
     tmp_path, monkeypatch, channels, copied
 ):
-    monkeypatch.setattr(arcface, "WIDTHS", (4, 6, 8, 10))
-    torch.save(drawn_state(SMALL_ARCFACE()), tmp_path / "arcface.pth")
+    monkeypatch.setattr(identities, "WIDTHS", (4, 6, 8, 10))
+    torch.save(drawn_state(SMALL_ARCFACE()), tmp_path / "identities.pth")
     started, before = encoder(channels), encoder(channels)
-    arcface.start_encoder(started, tmp_path / "arcface.pth")
+    identities.start_encoder(started, tmp_path / "identities.pth")
     assert (started.body[2].res_layer[1].weight == 0.25).all()
     assert (started.body[2].res_layer[4].running_var == 0.25).all()
     assert (started.input_layer[0].weight == 0.25).all() == copied
@@ -339,12 +346,12 @@ def test_an_encoder_starts_from_arcface_without_the_input_layer_of_other_inputs(
 
 
 def test_a_backbone_of_other_sizes_is_refused(tmp_path, monkeypatch):
-    torch.save(drawn_state(SMALL_ARCFACE()), tmp_path / "arcface.pth")
+    torch.save(drawn_state(SMALL_ARCFACE()), tmp_path / "identities.pth")
     with pytest.raises(PspError, match=r"has 4 blocks, the encoder 5 .*needs widths \(64, 128, 256, 512\)"):
-        arcface.start_encoder(encoder(3, depths=(1, 1, 2, 1)), tmp_path / "arcface.pth")
+        identities.start_encoder(encoder(3, depths=(1, 1, 2, 1)), tmp_path / "identities.pth")
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "alexnet.pth")
     with pytest.raises(PspError, match=r"no tensor input_layer.0.weight; expected model_ir_se50.pth"):
-        arcface.start_encoder(encoder(3), tmp_path / "alexnet.pth")
+        identities.start_encoder(encoder(3), tmp_path / "alexnet.pth")
 
 
 # LPIPS of small pictures.

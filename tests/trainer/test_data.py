@@ -4,7 +4,10 @@ import torch
 from PIL import Image
 
 from psp_rt.errors import PspError
+from trainer import recipe as recipes
 from trainer.data import photos as data
+from trainer.data import sketch
+from trainer.data.pairs import TrainingSet, draw_sketches
 
 
 @pytest.fixture
@@ -21,8 +24,9 @@ def folder(tmp_path):
 @pytest.fixture
 def pairs(folder, tmp_path):
     photos = data.load_photos(folder, size=32)
-    drawings = data.draw_sketches(photos.paths, size=16, variants=2, cache=tmp_path / "sketches.npz")
-    return data.SketchPairs(photos=photos.pixels, sketches=drawings, seed=1)
+    drawings = draw_sketches(photos.paths, size=16, variants=2, cache=tmp_path / "sketches.npz")
+    recipe = recipes.default("sketch", ("input_size=32", "loss_size=32", "seed=1"))
+    return TrainingSet(recipe=recipe, photos=photos.pixels, drawings=drawings)
 
 
 def test_unreadable_and_tiny_images_are_left_out_and_listed(folder):
@@ -62,14 +66,13 @@ def test_a_pair_depends_on_its_place_and_not_on_the_batch_size_or_what_ran_befor
         torch.testing.assert_close(getattr(whole, field), joined, rtol=0, atol=0)
 
 
-def test_a_batch_has_sources_from_zero_to_one_and_targets_from_minus_one_to_one(pairs):
+def test_a_batch_holds_bytes_of_inputs_and_photos(pairs):
     sources, targets = pairs.batch(0, 6)
-    assert sources.shape == (6, 1, 16, 16)
-    assert targets.shape == (6, 3, 32, 32)
-    assert 0 <= sources.min() < 0.9
-    assert sources.max() == 1
-    assert -1 <= targets.min() < -0.5
-    assert 0.1 < targets.max() <= 1
+    assert sources.shape == (6, 16, 16, 1)
+    assert targets.shape == (6, 32, 32, 3)
+    assert sources.dtype == targets.dtype == torch.uint8
+    assert sources.min() < 230
+    assert sources.max() == 255
 
 
 def test_source_and_target_are_mirrored_together():
@@ -77,9 +80,11 @@ def test_source_and_target_are_mirrored_together():
     photos[:, :, :16] = 255
     drawings = np.full((1, 1, 16, 16), 255, np.uint8)
     drawings[..., :8] = 0  # ink on the side where the photo is light
-    sources, targets = data.SketchPairs(photos=photos, sketches=drawings).batch(0, 40)
-    ink_left = sources[:, 0, :, :7].mean(dim=(1, 2)) < sources[:, 0, :, 9:].mean(dim=(1, 2))
-    light_left = targets[:, 0, :, 0].mean(dim=1) > 0
+    recipe = recipes.default("sketch", ("input_size=32", "loss_size=32"))
+    batch = TrainingSet(recipe=recipe, photos=photos, drawings=drawings).batch(0, 40)
+    sources, targets = batch.sources[..., 0].float(), batch.targets[..., 0].float()
+    ink_left = sources[:, :, :7].mean(dim=(1, 2)) < sources[:, :, 9:].mean(dim=(1, 2))
+    light_left = targets[:, :, 0].mean(dim=1) > 127
     assert (ink_left == light_left).all()
     assert 5 < light_left.sum() < 35
 
@@ -87,28 +92,23 @@ def test_source_and_target_are_mirrored_together():
 def test_sketches_are_drawn_once_and_again_when_a_photo_changes(folder, tmp_path, monkeypatch):
     paths = data.load_photos(folder, size=32).paths
     cache = tmp_path / "sketches.npz"
-    first = data.draw_sketches(paths, size=16, variants=2, cache=cache)
+    first = draw_sketches(paths, size=16, variants=2, cache=cache)
     assert first.shape == (5, 2, 16, 16)
 
     def refuse(*_):
         raise AssertionError("drew again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(data.sketch, "draw", refuse)
-        np.testing.assert_array_equal(data.draw_sketches(paths, size=16, variants=2, cache=cache), first)
+        patch.setattr(sketch, "draw", refuse)
+        np.testing.assert_array_equal(draw_sketches(paths, size=16, variants=2, cache=cache), first)
         Image.new("RGB", (90, 90), "white").save(folder / "2.png")
         with pytest.raises(AssertionError, match="drew again"):
-            data.draw_sketches(paths, size=16, variants=2, cache=cache)
+            draw_sketches(paths, size=16, variants=2, cache=cache)
 
 
 def test_a_damaged_cache_is_drawn_anew(folder, tmp_path):
     paths = data.load_photos(folder, size=32).paths
     cache = tmp_path / "sketches.npz"
-    first = data.draw_sketches(paths, size=16, variants=1, cache=cache)
+    first = draw_sketches(paths, size=16, variants=1, cache=cache)
     cache.write_bytes(cache.read_bytes()[:200])
-    np.testing.assert_array_equal(data.draw_sketches(paths, size=16, variants=1, cache=cache), first)
-
-
-def test_photos_and_sketches_of_different_number_are_refused(pairs):
-    with pytest.raises(PspError, match="5 photos have 4 sets of sketches"):
-        data.SketchPairs(photos=pairs.photos, sketches=pairs.sketches[:4])
+    np.testing.assert_array_equal(draw_sketches(paths, size=16, variants=1, cache=cache), first)

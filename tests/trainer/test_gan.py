@@ -19,40 +19,39 @@ from psp_rt.errors import DeviceError, InputError, OutputError, PspError
 from tests.models import one_of_two
 from trainer import checkpoint
 from trainer.__main__ import main
-from trainer.data.real_photos import RealPhotos
+from trainer.data.photos import PhotoSet
 from trainer.generator import config as configs
-from trainer.generator import losses, profile, step
+from trainer.generator import step
 from trainer.generator import training as loop
 from trainer.generator.config import GanConfig
 from trainer.generator.run import Run, lazy_adam
 from trainer.loop import distributed as team
-from trainer.loop import interruptions
-from trainer.loop.interruptions import Interrupted
-from trainer.networks import Generator, GeneratorConfig
-from trainer.networks.discriminator import DiscriminatorConfig
+from trainer.loop.distributed import Interrupted
+from trainer.networks import Generator
 
-CHANNELS = (8, 8, 4)  # 16 pixels
+CHANNELS = (8, 8, 8)  # 16 pixels; multiples of 8, see tests/models/tiny_runs.py
 ALONE = team.Team(device=torch.device("cpu"))
-COLOURS = torch.tensor([[230, 40, 40], [40, 40, 230]], dtype=torch.uint8)
+COLORS = torch.tensor([[230, 40, 40], [40, 40, 230]], dtype=torch.uint8)
 TINY = GanConfig(
-    generator=GeneratorConfig(channels=CHANNELS, style_dim=8, mapping_layers=2),
-    discriminator=DiscriminatorConfig(channels=CHANNELS),
+    size=16,
+    channels=CHANNELS,
+    style_dim=8,
+    mapping_layers=2,
     images=48,
     batch=8,
     r1_interval=2,
     path_interval=2,
     report_images=8,
-    checkpoint_images=16,
 )
-TINY_OPTIONS = ["--channels", "8,8,4", "--style-dim", "8", "--mapping-layers", "2", "--batch", "8"]
+TINY_SETTINGS = ("size=16", "channels=[8, 8, 8]", "style_dim=8", "mapping_layers=2", "batch=8")
 
 
 @pytest.fixture
 def photos():
-    """Pictures of two colours."""
-    pixels = COLOURS.repeat(10, 1)[:, :, None, None].expand(-1, -1, 16, 16).clone()
+    """Pictures of two colors."""
+    pixels = COLORS.repeat(10, 1)[:, :, None, None].expand(-1, -1, 16, 16).clone()
     pixels[:, :, :3, :5] = 128  # so that a mirrored one differs
-    return RealPhotos(pixels=pixels, device=torch.device("cpu"), fingerprint="a")
+    return PhotoSet(pixels=pixels, device=torch.device("cpu"), fingerprint="a")
 
 
 @pytest.fixture
@@ -101,13 +100,13 @@ def assert_same_state(first, second):
 def test_the_gradient_penalty_of_a_linear_discriminator_is_the_square_of_its_weights():
     weight = torch.randn(3, 4, 4)
     pictures = torch.randn(5, 3, 4, 4)
-    penalty = losses.gradient_penalty(lambda x: (x * weight).sum(dim=(1, 2, 3)), pictures)
+    penalty = step.gradient_penalty(lambda x: (x * weight).sum(dim=(1, 2, 3)), pictures)
     assert penalty.item() == pytest.approx(weight.square().sum().item(), rel=1e-5)
 
 
 def test_the_gradient_penalty_can_be_learned_from():
     run = Run.start(TINY, device=ALONE.device)
-    losses.gradient_penalty(run.discriminator, torch.randn(4, 3, 16, 16)).backward()
+    step.gradient_penalty(run.discriminator, torch.randn(4, 3, 16, 16)).backward()
     with_gradient = [name for name, value in run.discriminator.named_parameters() if value.grad is not None]
     assert {"convs.0.0.weight", "convs.2.conv2.1.weight", "final_linear.1.weight"} <= set(with_gradient)
 
@@ -117,7 +116,7 @@ def test_path_lengths_are_what_finite_differences_say():
     generator = Generator(TINY.generator).double()
     codes = torch.randn(2, 6, 8, dtype=torch.float64, requires_grad=True)
     directions = torch.randn(2, 3, 16, 16, dtype=torch.float64)
-    lengths = losses.path_lengths(generator(codes), codes, directions=directions)
+    lengths = step.path_lengths(generator(codes), codes, directions=directions)
 
     slopes = torch.zeros_like(codes)
     for place in np.ndindex(*codes.shape):
@@ -130,12 +129,12 @@ def test_path_lengths_are_what_finite_differences_say():
     torch.testing.assert_close(lengths, expected, rtol=2e-3, atol=0)
 
 
-def test_lazy_regularisation_counts_as_if_it_came_at_every_step(photos):
+def test_lazy_regularization_counts_as_if_it_came_at_every_step(photos):
     rare = Run.start(replace(TINY, r1_interval=16, path_interval=4), device=ALONE.device)
     often = Run.start(replace(TINY, r1_interval=1, path_interval=1), device=ALONE.device)
     for name, interval, part in (
-        ("penalty_loss", 16, lambda run: step.penalise_gradients(run, photos, ALONE)),
-        ("path_loss", 4, lambda run: step.even_paths(run, ALONE)),
+        ("penalty_loss", 16, lambda run: step.gradient_penalty_step(run, photos, ALONE)),
+        ("path_loss", 4, lambda run: step.path_length_step(run, ALONE)),
     ):
         ratio = part(rare)[name] / part(often)[name]
         assert ratio.item() == pytest.approx(interval, rel=1e-4)
@@ -144,7 +143,7 @@ def test_lazy_regularisation_counts_as_if_it_came_at_every_step(photos):
     assert optimizer.defaults["betas"] == pytest.approx((0, 0.99 ** (16 / 17)))
 
 
-def test_regularisations_come_at_their_intervals(photos):
+def test_regularizations_come_at_their_intervals(photos):
     run = Run.start(replace(TINY, r1_interval=3, path_interval=2), device=ALONE.device)
     reports = [stepped(run, photos) for _ in range(6)]
     assert ["gradient_penalty" in report for report in reports] == [True, False, False] * 2
@@ -164,7 +163,7 @@ def test_mixed_codes_have_one_style_up_to_a_row_and_another_from_there():
     assert (whole == whole[:, :1]).all()
 
 
-def test_augmentation_grows_while_real_pictures_are_recognised(photos):
+def test_augmentation_grows_while_real_pictures_are_recognized(photos):
     run = Run.start(replace(TINY, augment_images=1000), device=ALONE.device)
     run.signs.copy_(torch.tensor([30.0, 32.0]))
     step.adjust_augmentation(run, ALONE)
@@ -187,12 +186,12 @@ def test_signs_of_real_scores_are_gathered_between_adjustments(photos):
     assert unaugmented.augmentation == 0
 
 
-def test_a_generator_learns_the_colours_of_its_photos(photos):
+def test_a_generator_learns_the_colors_of_its_photos(photos):
     widths = (16, 16, 16)
     settings = replace(
         TINY,
-        generator=replace(TINY.generator, channels=widths),
-        discriminator=DiscriminatorConfig(channels=widths),
+        channels=widths,
+        discriminator_channels=widths,
         learning_rate=1e-2,
         r1_weight=0.5,
         r1_interval=4,
@@ -202,11 +201,11 @@ def test_a_generator_learns_the_colours_of_its_photos(photos):
     run = Run.start(settings, device=ALONE.device)
 
     def distance():
-        """Return how far the samples are from the nearer of the two colours."""
+        """Return how far the samples are from the nearer of the two colors."""
         torch.manual_seed(5)
         with torch.no_grad():
             samples = run.average(step.draw_codes(run.average, 32, mixing=0)).mean(dim=(2, 3))
-        wanted = COLOURS / 127.5 - 1
+        wanted = COLORS / 127.5 - 1
         return torch.cdist(samples, wanted).min(dim=1).values.mean().item()
 
     before = distance()
@@ -233,12 +232,12 @@ def test_resume_is_exact_after_an_interruption(photos, tmp_path, monkeypatch):
 
 def test_another_ctrl_c_ends_at_once_but_not_the_copy_that_torchrun_sends(monkeypatch):
     before = signal.getsignal(signal.SIGINT)  # a shell starts background jobs with Ctrl-C ignored
-    with interruptions.interruptions() as asked:
+    with team.stop_requests() as asked:
         assert not asked()
         for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
             signal.raise_signal(number)
         assert asked()
-        monkeypatch.setattr(interruptions, "GRACE_S", 0.0)
+        monkeypatch.setattr(team, "GRACE_S", 0.0)
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
@@ -262,7 +261,7 @@ def test_two_processes_learn_what_one_learns_in_two_passes(tmp_path):
 
 
 def test_a_run_whose_numbers_break_stops_and_keeps_the_last_good_state(photos, tmp_path):
-    with pytest.raises(PspError, match=r"no longer a? ?number.*last good state.*--learning-rate"):
+    with pytest.raises(PspError, match=r"no longer a number.*no state was saved yet.*learning_rate"):
         list(loop.train(replace(TINY, learning_rate=1e30), photos, team=ALONE, output=tmp_path / "run"))
     assert not (tmp_path / "run/latest.pt").exists()
 
@@ -270,7 +269,7 @@ def test_a_run_whose_numbers_break_stops_and_keeps_the_last_good_state(photos, t
     run.save(tmp_path / "good.pt")
     kept = (tmp_path / "good.pt").read_bytes()
     run.generator.conv1.noise.weight.data.fill_(float("nan"))
-    with pytest.raises(PspError, match=r"weights are no longer numbers after 0 images.*good\.pt"):
+    with pytest.raises(PspError, match=r"weights are no longer a number after 0 images.*good\.pt"):
         run.save(tmp_path / "good.pt")
     assert (tmp_path / "good.pt").read_bytes() == kept
 
@@ -286,29 +285,32 @@ def test_a_full_disk_leaves_the_checkpoint_before(photos, tmp_path, monkeypatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OutputError, match=r"No space left.*untouched"):
+    with pytest.raises(OutputError, match=r"No space left.*unchanged"):
         run.save(path)
     assert path.read_bytes() == kept
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_run_folder_of_another_run_is_refused(photos, tmp_path):
-    list(loop.train(replace(TINY, images=8), photos, team=ALONE, output=tmp_path))
+    def resume(config=TINY, shown=photos, output=tmp_path):
+        return list(loop.train(config, shown, team=ALONE, output=output))
+
+    resume(replace(TINY, images=8))
     with pytest.raises(InputError, match=r"another run: learning_rate was 0\.002, is 0\.1.*--output"):
-        loop.open_run(replace(TINY, learning_rate=0.1), photos, team=ALONE, output=tmp_path)
+        resume(replace(TINY, learning_rate=0.1))
     with pytest.raises(InputError, match="another run: photos was"):
-        loop.open_run(TINY, replace(photos, fingerprint="c"), team=ALONE, output=tmp_path)
-    assert loop.open_run(replace(TINY, images=16), photos, team=ALONE, output=tmp_path).images_seen == 8
+        resume(shown=replace(photos, fingerprint="c"))
+    assert [report["images_seen"] for report in resume(replace(TINY, images=16))] == [16]
 
     checkpoint.write(tmp_path / "latest.pt", {"format": "psp_rt.trainer"})
     with pytest.raises(InputError, match="not made by training a generator"):
-        loop.open_run(TINY, photos, team=ALONE, output=tmp_path)
+        resume()
     (tmp_path / "latest.pt").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(InputError, match="cannot be read"):
-        loop.open_run(TINY, photos, team=ALONE, output=tmp_path)
+        resume()
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write into"):
-        loop.open_run(TINY, photos, team=ALONE, output=tmp_path / "file")
+        resume(output=tmp_path / "file")
 
 
 def test_a_trained_generator_is_exported_and_runs(photos, tmp_path):
@@ -355,9 +357,9 @@ def test_photos_come_mirrored_half_the_time_and_depend_on_their_place_alone(phot
     assert plain.max() <= 1
 
 
-def test_batches_that_cannot_be_split_are_refused():
+def test_batches_that_cannot_be_divided_are_refused():
     assert TINY.pass_size(2) == 4
-    with pytest.raises(InputError, match=r"batch of 8 cannot be split over 3 processes.*--batch"):
+    with pytest.raises(InputError, match=r"batch of 8 cannot be divided among 3 processes.*--set batch"):
         TINY.pass_size(3)
     with pytest.raises(InputError, match="multiple of 4"):
         replace(TINY, batch=6).pass_size(1)
@@ -366,44 +368,31 @@ def test_batches_that_cannot_be_split_are_refused():
 def test_sizes_that_do_not_fit_are_refused():
     assert configs.default_channels(128) == (256, 256, 256, 256, 128, 64)
     assert len(configs.default_channels(16)) == 3
-    with pytest.raises(InputError, match=r"resolution is 100; expected one of 16, 32"):
-        configs.default_channels(100)
-    with pytest.raises(InputError, match="for 8 pixels, the generator's for 16"):
-        replace(TINY, discriminator=DiscriminatorConfig(channels=(8, 8)))
-    with pytest.raises(InputError, match="batch is 0"):
-        replace(TINY, batch=0)
-    with pytest.raises(InputError, match="style_dim is 100000000; expected 1 to 8192"):
-        replace(TINY, generator=replace(TINY.generator, style_dim=10**8))
-    with pytest.raises(InputError, match="more than 8192 channels"):
-        replace(TINY, discriminator=replace(TINY.discriminator, channels=(8, 8, 10**9)))
-    with pytest.raises(InputError, match="learning_rate is nan; expected a number"):
-        replace(TINY, learning_rate=float("nan"))
+    with pytest.raises(InputError, match=r"size is 100; expected one of 16, 32"):
+        GanConfig(size=100)
+    for change, message in (
+        (
+            {"discriminator_channels": (8, 8)},
+            "has 2 widths, .* for 8 pixels; for size 16",
+        ),
+        ({"batch": 0}, "batch is 0"),
+        ({"style_dim": 10**8}, "style_dim is 100000000; expected 1 to 8192"),
+        ({"channels": (8, 8, 10**9)}, "channels are .*; expected numbers from 1 to 8192"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan; expected a finite number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            replace(TINY, **change)
 
 
 def test_a_missing_gpu_is_an_error_and_never_a_slow_fallback():
-    with pytest.raises(DeviceError, match=r"cuda:99 was asked for.*--device cpu"):
+    with pytest.raises(DeviceError, match=r"cuda:99 is not available.*--device cpu"):
         team.join("cuda:99")
     with pytest.raises(DeviceError, match="expected auto, cpu"):
         team.join("gpu")
 
 
-def test_the_profile_says_where_the_time_goes(photos):
-    run = Run.start(TINY, device=ALONE.device)
-    times = profile.measure(run, step.Forward.of(run), photos, ALONE, steps=2)
-    assert set(times) == {
-        "photos",
-        "augmentation",
-        "discriminator optimizer",
-        "generator optimizer",
-        "average",
-        "step",
-        "networks_share",
-    }
-    assert all(value > 0 for name, value in times.items() if name != "networks_share")
-
-
 def test_a_dry_run_prints_the_settings_and_needs_no_files():
-    result = CliRunner().invoke(main, ["generator", "--resolution", "64", "--dry-run", "--batch", "16"])
+    result = CliRunner().invoke(main, ["generator", "--set", "size=64", "--set", "batch=16", "--dry-run"])
     settings = json.loads(result.output)
     assert settings["batch"] == 16
     assert settings["r1_weight"] == pytest.approx(0.0002 * 64**2 / 16)
@@ -414,23 +403,19 @@ def test_a_dry_run_prints_the_settings_and_needs_no_files():
 def test_the_command_trains_reports_and_resumes(folder, tmp_path):
     (folder / "broken.jpg").write_bytes(b"not a picture")
     run = tmp_path / "run"
-    options = [
-        "generator",
-        "--images",
-        str(folder),
-        "--resolution",
-        "16",
-        "--output",
-        str(run),
-        *TINY_OPTIONS,
-    ]
-    options += ["--validation", str(folder), "--report-images", "8", "--checkpoint-images", "8"]
-    first = CliRunner().invoke(main, [*options, "--count", "16"])
+
+    def train(count):
+        changes = (*TINY_SETTINGS, "report_images=8", f"images={count}")
+        named = ("--images", folder, "--validation", folder, "--output", run)
+        arguments = [*named, *(part for change in changes for part in ("--set", change))]
+        return CliRunner().invoke(main, ["generator", *map(str, arguments)])
+
+    first = train(16)
     assert first.exit_code == 0, first.output
     assert "5 photos from" in first.output
-    assert "left out broken.jpg: is no picture that Pillow can read" in first.output
-    assert "50 %  8 of 16 images" in first.output
-    # Curves are there only where TensorBoard is installed.
+    assert "left out broken.jpg: is not a picture that Pillow can read" in first.output
+    assert '"images_seen": 8' in first.output
+    # Curves exist only if TensorBoard is installed.
     assert sorted(path.name for path in run.iterdir() if path.name != "tensorboard") == [
         "config.json",
         "latest.pt",
@@ -438,22 +423,25 @@ def test_the_command_trains_reports_and_resumes(folder, tmp_path):
         "sheet-16.png",
         "sheet-8.png",
     ]
-    CliRunner().invoke(main, [*options, "--count", "24"])
+    train(24)
     lines = [json.loads(text) for text in (run / "log.jsonl").read_text().splitlines()]
     assert [report["images_seen"] for report in lines] == [8, 16, 24]
     assert {"generator_loss", "images_per_second", "overfitting", "augmentation"} <= lines[0].keys()
     assert json.loads((run / "config.json").read_text())["batch"] == 8
 
 
+def test_settings_may_come_from_a_file(tmp_path):
+    (tmp_path / "mine.toml").write_text("size = 32\nbatch = 4\nr1_weight = 1\n")
+    options = ["generator", "--config", str(tmp_path / "mine.toml"), "--set", "batch=8", "--dry-run"]
+    settings = json.loads(CliRunner().invoke(main, options).output)
+    assert (settings["size"], settings["batch"], settings["r1_weight"]) == (32, 8, 1.0)
+
+
 def test_mistakes_at_the_command_line_are_messages(folder, tmp_path):
     def output(*options):
         return CliRunner().invoke(main, ["generator", *options]).output
 
-    assert "--images DIR" in output("--resolution", "16")
-    assert "3 widths are for 16 pixels; for 32" in output(
-        "--resolution", "32", "--channels", "8,8,4", "--dry-run"
-    )
-    assert "no list of widths" in output("--resolution", "32", "--channels", "8;8", "--dry-run")
-    assert "no usable photo" in output(
-        "--images", str(folder), "--resolution", "128", "--output", str(tmp_path / "run")
-    )
+    assert "--images (a folder of photos), --output" in output()
+    assert "3 widths" in output("--set", "size=32", "--set", "channels=[8, 8, 4]", "--dry-run")
+    assert "did you mean channels?" in output("--set", "chanels=[8]", "--dry-run")
+    assert "no usable photo" in output("--images", str(folder), "--output", str(tmp_path / "run"))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.encoder import optimizer
+from trainer.encoder.run import create_optimizer
 
 
 def reference_ranger(weights, gradients, *, learning_rate):
@@ -41,7 +41,7 @@ def test_ranger_follows_its_equations_for_twenty_steps(shape):
     torch.manual_seed(0)
     start, gradients = torch.randn(shape), [torch.randn(shape) for _ in range(20)]
     parameter = nn.Parameter(start.clone())
-    ranger = optimizer.create("ranger", [parameter], learning_rate=1e-2)
+    ranger = create_optimizer("ranger", [parameter], learning_rate=1e-2)
     for gradient in gradients:
         parameter.grad = gradient.clone()
         ranger.step()
@@ -53,7 +53,7 @@ def test_ranger_follows_its_equations_for_twenty_steps(shape):
 @pytest.mark.parametrize("name", ["ranger", "adam"])
 def test_every_step_goes_down_a_slope(name):
     parameter = nn.Parameter(torch.ones(1))
-    descent = optimizer.create(name, [parameter], learning_rate=1e-2)
+    descent = create_optimizer(name, [parameter], learning_rate=1e-2)
     before = 1.0
     for _ in range(5):
         parameter.grad = torch.ones(1)
@@ -72,11 +72,11 @@ def test_an_optimizer_goes_on_exactly_from_its_state():
             ranger.step()
 
     whole, half, rest = (nn.Parameter(torch.ones(4, 3)) for _ in range(3))
-    run(whole, optimizer.create("ranger", [whole], learning_rate=1e-2), gradients)
-    first = optimizer.create("ranger", [half], learning_rate=1e-2)
+    run(whole, create_optimizer("ranger", [whole], learning_rate=1e-2), gradients)
+    first = create_optimizer("ranger", [half], learning_rate=1e-2)
     run(half, first, gradients[:8])  # between two pulls of Lookahead
     rest.data.copy_(half.data)
-    second = optimizer.create("ranger", [rest], learning_rate=1e-2)
+    second = create_optimizer("ranger", [rest], learning_rate=1e-2)
     second.load_state_dict(first.state_dict())
     run(rest, second, gradients[8:])
     assert torch.equal(rest, whole)

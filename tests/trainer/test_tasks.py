@@ -92,16 +92,16 @@ def test_single_values_can_be_changed():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("bach=16", r"unknown value bach; did you mean batch\?"),
-        ("lpips=0", r"unknown value lpips; did you mean losses.lpips\?"),
-        ("zzz=16", r"unknown value zzz; known are task, .*batch"),
-        ("losses.ssim=1", "losses has the unknown value ssim; known are l2"),
+        ("bach=16", r"unknown setting bach; did you mean batch\?"),
+        ("lpips=0", r"unknown setting lpips; did you mean losses.lpips\?"),
+        ("zzz=16", r"unknown setting zzz; known are task, .*batch"),
+        ("losses.ssim=1", "losses has the unknown setting ssim; known are l2"),
         ("losses.l2=-1", "loss l2 is -1.0, expected 0 or more"),
         ("losses=3", "losses is 3, expected a table of weights"),
         ("batch=many", "batch is 'many', expected int"),
         ("batch=true", "batch is True, expected int"),
         ("batch=0", "batch is 0, expected at least 1"),
-        ("parts=3", "batch 8 is no multiple of parts 3"),
+        ("parts=3", "batch 8 is not a multiple of parts 3"),
         ("encoder=resnet", "encoder is 'resnet', expected one of 'psp'"),
         ("input_size=100", "input_size is 100, expected a multiple of 16"),
         ("widths=[1, 2]", "widths and depths need four values each"),
@@ -113,7 +113,7 @@ def test_single_values_can_be_changed():
         ("head_width=999999999999999999", "expected 8192 or less"),
         ("input_size=1000000000000", "expected 4096 or less"),
         ("labels=3", "kind is rgb, which has no labels"),
-        ("kind=labels", "say how many there are: --set labels=19"),
+        ("kind=labels", "give it with --set labels=19"),
         ("batch", "expected NAME=VALUE"),
     ],
 )
@@ -139,10 +139,10 @@ def test_inputs_that_cannot_be_made_are_refused(task, change, message):
 
 def test_a_file_that_is_no_recipe_is_refused(tmp_path):
     (tmp_path / "mine.toml").write_text("task = ")
-    with pytest.raises(PspError, match=r"mine.toml cannot be read as a recipe"):
+    with pytest.raises(PspError, match=r"mine.toml cannot be read as settings"):
         tasks.read(tmp_path / "mine.toml")
     (tmp_path / "mine.toml").write_text('task = "cats"\nkind = "rgb"\nmirror = "none"')
-    with pytest.raises(PspError, match=r"mine.toml does not say its source"):
+    with pytest.raises(PspError, match=r"mine.toml has no value for source"):
         tasks.read(tmp_path / "mine.toml")
 
 
@@ -209,7 +209,7 @@ def test_the_mask_is_a_symmetric_triangle_of_a_quarter_of_the_photo(faces):
     assert widths[-1] == 64
     sources, targets = load("inpainting", faces).batch(0, 4)
     hole = torch.from_numpy(inputs.triangle(32))
-    assert (sources[:, hole] == inputs.GREY).all()
+    assert (sources[:, hole] == inputs.GRAY).all()
     assert torch.equal(sources[:, ~hole], targets[:, ~hole])
 
 
@@ -269,7 +269,7 @@ def test_users_own_pairs_take_the_place_of_derived_inputs(faces, tmp_path):
 def test_photos_without_a_partner_are_named_and_partners_without_a_photo_too(faces, labels):
     (labels / "3.png").rename(labels / "seven.png")
     with pytest.raises(
-        PspError, match=r"1 pictures in .*faces have no partner in .*labels \(3\); pairs have"
+        PspError, match=r"1 pictures in .*faces have no partner in .*labels \(3\); the two files"
     ):
         load("segmentation", faces, pairs=labels)
     Image.new("L", (80, 96)).save(labels / "3.png")
@@ -280,7 +280,7 @@ def test_photos_without_a_partner_are_named_and_partners_without_a_photo_too(fac
 def test_the_partner_of_a_photo_that_was_left_out_is_left_out_too(faces, labels):
     (faces / "1.png").write_bytes(b"not a picture")
     found = load("segmentation", faces, pairs=labels)
-    assert found.skipped == {"1.png": "is no picture that Pillow can read"}
+    assert found.skipped == {"1.png": "is not a picture that Pillow can read"}
     assert set(found.plain([1]).sources.unique().tolist()) == {0, 8}  # photo 2's
 
 
@@ -294,7 +294,7 @@ def test_pictures_that_are_no_label_maps_or_unreadable_are_named(faces, labels):
     with pytest.raises(PspError, match=r"2.png cannot be used .*this picture has mode RGB; save the ids"):
         load("segmentation", faces, pairs=labels)
     (labels / "2.png").write_bytes(b"broken")
-    with pytest.raises(PspError, match=r"2.png cannot be used \(is no picture.*mend it, or take"):
+    with pytest.raises(PspError, match=r"2.png cannot be used \(is not a picture.*fix it, or remove"):
         load("segmentation", faces, pairs=labels)
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from trainer.loop import distributed as team
-from trainer.loop.distributed import Team
-from trainer.loop.interruptions import Interrupted
+from trainer.loop.distributed import Interrupted, Team
 
 
 @pytest.fixture

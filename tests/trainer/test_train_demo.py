@@ -28,11 +28,11 @@ def test_without_a_gpu_all_models_are_trained_together_and_then_grown(tmp_path):
         assert joint[joint.index("--device") + 1] == "cpu"  # a GPU that is there is not taken for it
         assert joint[1:3] == ["-m", "torch.distributed.run"]
         assert [joint[at + 1] for at, part in enumerate(joint) if part == "--task"] == list(train.TASKS)
-        assert joint[joint.index("--count") + 1] == "99"
+        assert "images=99" in joint
     made = Path(small[small.index("--output") + 1])
     starts = [grown[at + 1] for at, part in enumerate(grown) if part == "--start-from"]
     assert starts == [str(made / f"{task}.pt") for task in train.TASKS]
-    assert grown[grown.index("--size") + 1] == "128"
+    assert "size=128" in grown
     for task, export in zip(train.TASKS, exports, strict=True):
         assert export[1:4] == ["-m", "export", str(tmp_path / "joint" / f"{task}.pt")]
         assert export[export.index("--output") + 1] == str(Path("there") / f"{task}.engine")
@@ -69,9 +69,10 @@ def test_the_trainer_takes_the_commands_as_they_are(tmp_path):
 
 
 def test_the_networks_of_a_gpu_run_fit_into_a_model_that_ships():
-    widths = tuple(int(width) for width in str(train.GENERATOR["channels"]).split(","))
-    generator = GeneratorConfig(channels=widths, style_dim=int(train.GENERATOR["style-dim"]))
-    assert generator.size == train.GENERATOR["resolution"] == train.ENCODER["input_size"]
+    generator = GeneratorConfig(
+        channels=tuple(train.GENERATOR["channels"]), style_dim=train.GENERATOR["style_dim"]
+    )
+    assert generator.size == train.GENERATOR["size"] == train.ENCODER["input_size"]
     encoder = EncoderConfig(
         num_styles=generator.num_styles,
         style_dim=generator.style_dim,

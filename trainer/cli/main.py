@@ -1,20 +1,32 @@
 """The command line of the trainer; `python -m trainer` runs it."""
 
+from typing import Any
+
 import click
 
-from psp_rt.cli.group import Commands
-from trainer.cli import encoder as encoder_command
-from trainer.cli import evaluate as evaluation_command
-from trainer.cli import generator as gan_command
-from trainer.cli import joint as joint_command
+from psp_rt.cli.group import INTERRUPTED, Commands
+from trainer.cli import encoder, evaluate, generator, joint
+from trainer.loop.distributed import Interrupted
 
 
-@click.group(cls=Commands)
+class TrainingCommands(Commands):
+    """Commands that a user can stop: the message is then not an error."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            if not isinstance(error.__cause__, Interrupted):
+                raise
+            click.echo(str(error.__cause__), err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=TrainingCommands)
 def main() -> None:
     """Train pSp models."""
 
 
-main.add_command(encoder_command.command)
-main.add_command(gan_command.command)
-main.add_command(joint_command.command)
-main.add_command(evaluation_command.command)
+for module in (encoder, generator, joint, evaluate):
+    main.add_command(module.command)

@@ -1,4 +1,4 @@
-"""What an encoder reads, made from the photo while training: sketch, low resolution, mask."""
+"""What an encoder reads, made from the photo during training: sketch, low resolution, mask."""
 
 import cv2
 import numpy as np
@@ -9,44 +9,44 @@ from PIL import Image
 from torch import Tensor
 
 from psp_rt.images import resize
-from trainer.data import photos as data
 from trainer.data import sketch
 from trainer.recipe import Recipe
 
 Pixels = NDArray[np.uint8]
 
-GREY = 128  # fills what is missing of a masked photo
+GRAY = 128  # fills the missing part of a masked photo
+DRAWING_SIZE = 160  # pixels: lines keep their shape when scaled down to 64, at 3 ms a drawing
 
 
 def photo_size(recipe: Recipe) -> int:
-    """Return the pixels a side that photos are kept in: what the input or the target needs."""
-    drawing = max(2 * recipe.input_size, data.DRAWING_SIZE) if recipe.source == "sketch" else 0
+    """Return the side in pixels at which photos are kept: enough for the input and the target."""
+    drawing = max(2 * recipe.input_size, DRAWING_SIZE) if recipe.source == "sketch" else 0
     return max(recipe.input_size, recipe.loss_size, drawing)
 
 
 def make(photo: Pixels, recipe: Recipe, rng: np.random.Generator, *, vary: bool = True) -> Pixels:
-    """Return the input [h, w, C] that a photo [S, S, 3] gives; not for paired data.
+    """Make the input [h, w, C] from a photo [S, S, 3]; not for paired data.
 
     Args:
         photo: RGB.
-        recipe: Says which kind of input.
+        recipe: Selects the kind of input.
         rng: Draws the pencil, the factor and so on.
-        vary: Also move and rub out sketches, as for training.
+        vary: Also move sketches and erase parts of them, as for training.
     """
     size = recipe.input_size
     if recipe.source == "sketch":
         drawing = resize(sketch.draw(photo, rng), size, size)
-        return (data.vary(drawing, rng) if vary else drawing)[:, :, None]
+        return (sketch.vary(drawing, rng) if vary else drawing)[:, :, None]
     photo = resize(photo, size, size)
     if recipe.source == "low-resolution":
         return lower_resolution(photo, int(rng.choice(recipe.factors)))
     if recipe.source == "masked":
-        return np.where(triangle(size)[:, :, None], np.uint8(GREY), photo)
+        return np.where(triangle(size)[:, :, None], np.uint8(GRAY), photo)
     return photo
 
 
 def lower_resolution(photo: Pixels, factor: int) -> Pixels:
-    """Make a photo `factor` times smaller (bicubic, antialiased) and as large as before (bilinear)."""
+    """Make a photo `factor` times smaller (bicubic, antialiased), then as large as before (bilinear)."""
     if factor == 1:
         return photo
     height, width = photo.shape[:2]
@@ -58,8 +58,8 @@ def lower_resolution(photo: Pixels, factor: int) -> Pixels:
 def triangle(size: int) -> NDArray[np.bool_]:
     """Return where a photo is missing: a triangle on the lower edge with its tip in the middle.
 
-    The paper says "a simple, symmetric triangular mask" and no more; a quarter of the photo, which
-    hides mouth and chin of an aligned face, is our reading of it.
+    The paper only says "a simple, symmetric triangular mask"; we take a quarter of the photo, which
+    hides mouth and chin of an aligned face.
 
     >>> triangle(4).astype(int)
     array([[0, 0, 0, 0],
@@ -94,7 +94,7 @@ def to_picture(pixels: Tensor, recipe: Recipe) -> Tensor:
 
 
 def _palette(labels: int) -> Tensor:
-    """Return a colour for each label, [labels, 3]; 0, which is the background, is black."""
+    """Return a color for each label, [labels, 3]; 0, the background, is black."""
     hues = np.arange(labels) * 180 // max(labels, 1)
     hsv = np.stack([hues, np.full(labels, 200), np.where(hues > 0, 230, 0)], axis=-1).astype(np.uint8)
     return torch.from_numpy(cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0])

@@ -1,10 +1,10 @@
 """Sketches drawn from photographs: the inputs that a sketch-to-face model trains on.
 
-A pencil filter (the colour dodge of the photo with its blurred inverse, as in the pSp paper's
-appendix) finds where the photo is darker than its surroundings; what a person would leave out
+A pencil filter (the color dodge of the photo with its blurred inverse, as in the pSp paper's
+appendix) finds where the photo is darker than its surroundings. What a person would leave out
 is then dropped: skin and hair texture, short specks, the background. The result is black lines on
 white paper, [H, W] uint8. No two drawings of one photo are alike: the pencil, the number of lines,
-the hand's wobble and pressure are drawn from a random generator.
+the wobble of the hand and its pressure are random.
 
 Photos are expected aligned as in FFHQ (face in the middle); others only lose some emphasis.
 """
@@ -29,12 +29,12 @@ class Pencil:
     detail: float = 0.6  # blur of the photo: larger draws fewer, bolder lines
     reach: float = 2.4  # blur of the surroundings, in units of `detail`
     ink: float = 0.13  # share of the paper that may be line before specks are dropped
-    sureness: float = 1.6  # a line must somewhere be this many times as strong as the weakest kept
+    sureness: float = 1.6  # somewhere, a line must be this many times as strong as the weakest one kept
     shortest: float = 0.06  # lines shorter than this share of the width are specks
     width: float = 0.5  # blur of the finished lines
     thinness: float = 0.5  # 0.3 draws fat lines, 0.65 hairlines
     darkness: float = 0.95
-    wobble: float = 0.0  # how far the hand strays
+    wobble: float = 0.0  # how far lines stray
     unevenness: float = 0.0  # how much the pressure varies along the lines
 
     @classmethod
@@ -79,8 +79,24 @@ def draw(photo: NDArray[np.uint8], rng: np.random.Generator, *, pencil: Pencil |
     return drawing
 
 
+def vary(drawing: Gray, rng: np.random.Generator) -> Gray:
+    """Move a drawing [h, w], pale it and erase part of it, as no two scans are alike."""
+    height, width = drawing.shape
+    middle = (width / 2, height / 2)
+    turn = np.asarray(cv2.getRotationMatrix2D(middle, rng.normal(0, 1.5), 1 + rng.normal(0, 0.015)), float)
+    turn[:, 2] += rng.normal(0, 0.01 * width, 2)
+    moved = cv2.warpAffine(np.ascontiguousarray(drawing), turn, (width, height), borderValue=255)
+    paled = 255 - (255 - moved.astype(np.float32)) * rng.uniform(0.6, 1.2)
+    if rng.random() < 0.15:
+        tall, wide = rng.integers(height // 16, height // 4), rng.integers(width // 16, width // 4)
+        top, left = rng.integers(height - tall), rng.integers(width - wide)
+        paled[top : top + tall, left : left + wide] = 255
+    varied: Gray = np.clip(paled, 0, 255).astype(np.uint8)
+    return varied
+
+
 def _line_strength(smoothed: NDArray[np.uint8], pencil: Pencil, unit: float) -> Field:
-    """Return how much each place asks for a line, relative to its neighbourhood."""
+    """Return how much each place calls for a line, relative to its neighborhood."""
     light = smoothed.astype(np.float32) / 255 + 0.1  # the floor keeps noise in black areas quiet
     inner = cv2.GaussianBlur(light, (0, 0), pencil.detail * unit)
     outer = cv2.GaussianBlur(inner, (0, 0), pencil.detail * unit * (pencil.reach**2 - 1) ** 0.5)
@@ -90,7 +106,7 @@ def _line_strength(smoothed: NDArray[np.uint8], pencil: Pencil, unit: float) -> 
     # The strongest channel sees a face before a background of the same brightness.
     strength = np.maximum(np.maximum(luminance, 0), 0.7 * np.maximum(np.maximum(red, green), blue))
     strength *= _attention(len(strength))
-    # Relative to what is around, a faint eyelid counts as much as the edge of a black collar.
+    # Relative to its surroundings, a faint eyelid counts as much as the edge of a black collar.
     quarter = cv2.resize(strength, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
     around = cv2.resize(cv2.GaussianBlur(quarter, (0, 0), 2 * unit), strength.shape[::-1])
     relative: Field = strength / (around + 0.5 * around.mean() + 0.01)
@@ -98,7 +114,7 @@ def _line_strength(smoothed: NDArray[np.uint8], pencil: Pencil, unit: float) -> 
 
 
 def _choose_lines(strength: Field, pencil: Pencil) -> NDArray[np.bool_]:
-    """Keep connected lines that are long enough and sure somewhere (hysteresis)."""
+    """Keep connected lines that are long enough and strong somewhere (hysteresis)."""
     weakest = np.quantile(strength[::2, ::2], 1 - pencil.ink)
     candidates = (strength > weakest).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(candidates, connectivity=8)
@@ -119,7 +135,7 @@ def _grid(size: int) -> tuple[Field, Field]:
 
 @lru_cache(maxsize=4)
 def _attention(size: int) -> Field:
-    """Return how much a draughtsman looks at each place: eyes, nose and mouth most, corners least."""
+    """Return how much attention each place gets: eyes, nose and mouth most, corners least."""
     x, y = ((axis + 0.5) / size for axis in _grid(size))
     from_head = ((x - 0.5) / 0.44) ** 2 + ((y - 0.52) / 0.54) ** 2
     from_face = ((x - 0.5) / 0.24) ** 2 + ((y - 0.58) / 0.26) ** 2

@@ -1,24 +1,26 @@
 """The state of an encoder's training, and the one file that holds it.
 
-`latest.pt` is the averaged model as `python -m export` reads it (see `trainer.checkpoint`), with all
-that a resumed run needs beside it: live weights, optimiser, progress.
+`latest.pt` is the averaged model as `python -m export` reads it (see `trainer.checkpoint`), together with
+what a resumed run needs: live weights, optimizer, progress.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from pytorch_optimizer import Ranger
+from torch import Tensor, nn
 
-from psp_rt.errors import InputError, PspError
+from psp_rt.errors import InputError
 from trainer import checkpoint
-from trainer.encoder import optimizer
+from trainer.loop.loop import diverged
 from trainer.networks import Encoder, Generator, Translation, draw_head_weights
 from trainer.recipe import Recipe
 
+REMEDY = "Start a new run with a lower rate, as in --set learning_rate=3e-5, or with --set precision=fp32"
 CHANNELS_LAST: dict[str, Any] = {"memory_format": torch.channels_last}  # torch's stubs lack it
 
 
@@ -32,7 +34,7 @@ class Run:
     mean_style: Tensor  # of the generator, [D]
     optimizer: torch.optim.Optimizer
     images_seen: int = 0
-    files: dict[str, str] = field(default_factory=dict)  # what was named on the command line -> its hash
+    files: dict[str, str] = field(default_factory=dict)  # option of the command line -> SHA-256
 
     @classmethod
     def start(
@@ -44,7 +46,7 @@ class Run:
         device: torch.device,
         prepare: Callable[[Encoder], None] = lambda encoder: None,
     ) -> "Run":
-        """Draw the weights of a new run, the same on every device; `prepare` may replace some."""
+        """Initialize a new run, with the same weights on every device; `prepare` may replace some."""
         torch.manual_seed(recipe.seed)
         encoder = Encoder.create(recipe.encoder_config(generator.config))
         draw_head_weights(encoder)
@@ -54,11 +56,13 @@ class Run:
         kept = copy.deepcopy(encoder).eval().requires_grad_(False)
         mean_style = mean_style.to(device)
         model = Translation(kept, generator, mean_style if recipe.start_from_average else None)
-        descent = optimizer.create(recipe.optimizer, encoder.parameters(), learning_rate=recipe.learning_rate)
-        return cls(recipe, encoder.train(), model, mean_style, descent)
+        optimizer = create_optimizer(
+            recipe.optimizer, encoder.parameters(), learning_rate=recipe.learning_rate
+        )
+        return cls(recipe, encoder.train(), model, mean_style, optimizer)
 
     def restore(self, path: Path) -> None:
-        """Go on from a checkpoint as if the run had never stopped."""
+        """Continue from a checkpoint as if the run had never stopped."""
         loaded = checkpoint.load(path)
         kept = loaded.training.get("encoder")
         if kept is None:
@@ -72,12 +76,14 @@ class Run:
             raise InputError(f"{path} is damaged or was made by another version: {error}") from error
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint, whole or not at all.
+        """Write the checkpoint, completely or not at all.
 
         Raises:
-            PspError: The weights are no longer numbers; the file that is there stays.
+            PspError: The weights are no longer finite; the file that is there stays.
         """
-        self._check_finite(path)
+        weights: list[Tensor] = list(self.encoder.parameters())
+        if not torch.stack(torch._foreach_norm(weights)).isfinite().all():
+            raise diverged("the weights are", self.images_seen, path, REMEDY)
         state = {
             "encoder": self.encoder.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -92,16 +98,27 @@ class Run:
         )
         checkpoint.save(path, content)
 
-    def _check_finite(self, path: Path) -> None:
-        values: list[Tensor] = list(self.encoder.parameters())
-        if not torch.stack(torch._foreach_norm(values)).isfinite().all():
-            raise diverged(self.images_seen, path, "weights are")
 
+def create_optimizer(
+    name: Literal["ranger", "adam"], parameters: Iterable[nn.Parameter], *, learning_rate: float
+) -> torch.optim.Optimizer:
+    """Return an optimizer with the settings of the public pSp code.
 
-def diverged(images_seen: int, path: Path, what: str) -> PspError:
-    """Return the error of a run that learns no more."""
-    state = f"{path} is the last good state" if path.exists() else "no state was saved yet"
-    return PspError(
-        f"the {what} no longer a number after {images_seen} images; {state}. Start anew with a lower rate, "
-        "as in --set learning_rate=3e-5, or with --set precision=fp32"
+    Ranger is rectified Adam (arXiv:1908.03265) whose weights are pulled back half-way every six steps
+    (Lookahead, arXiv:1907.08610), with gradients centered per output (arXiv:2004.01461).
+    """
+    parameters = list(parameters)
+    if name == "adam":
+        return torch.optim.Adam(parameters, lr=learning_rate)
+    return Ranger(
+        parameters,
+        lr=learning_rate,
+        betas=(0.95, 0.999),
+        eps=1e-5,
+        alpha=0.5,
+        k=6,
+        n_sma_threshold=5,
+        use_gc=True,
+        # Without it the library's first five steps go up the gradient (measured with version 4.1.0).
+        degenerated_to_sgd=True,
     )

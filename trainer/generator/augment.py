@@ -5,13 +5,13 @@ discriminator sees them. Each happens with probability p only; below about 0.8 t
 learns what pictures look like without them (section 2.2 there).
 
 A geometric transform is a matrix [N, 3, 3] that takes a point of the result to the point of the
-picture it shows, on axes (x, y) from -1 to 1, y downwards; a colour transform is a matrix
-[N, 4, 4] on (red, green, blue, 1). All of a family multiply into one matrix, so a picture is
-sampled once, however many transforms it has. The matrices are made on the CPU: there are some
-hundred operations on nine numbers, and a GPU would take longer to start them than to train a layer.
+picture it shows, on axes (x, y) from -1 to 1, y downwards; a color transform is a matrix
+[N, 4, 4] on (red, green, blue, 1). All of one family are multiplied into one matrix, so a picture is
+sampled once, however many transforms it gets. The matrices are made on the CPU: there are about a
+hundred operations on nine numbers, and a GPU would need longer to launch them than to train a layer.
 
-Not from there: the sampling is bilinear on the picture itself, without the paper's wavelet
-filters at double size.
+Unlike in the paper, the picture is sampled bilinearly at its own size, without wavelet filters at
+double size.
 """
 
 import math
@@ -38,11 +38,11 @@ def augment(pictures: Tensor, *, probability: float, rng: np.random.Generator) -
     some = partial(draw_all, rng=rng, count=count, probability=probability)
     geometry = some([flip, quarter_turn, partial(whole_shift, size=size), zoom])
     geometry = geometry @ one_turn() @ some([stretch]) @ one_turn() @ some([shift])
-    return recolour(resample(pictures, geometry), some(COLOURS))
+    return recolor(resample(pictures, geometry), some(COLORS))
 
 
 def draw_all(draws: Sequence[Draw], rng: np.random.Generator, count: int, *, probability: float) -> Numbers:
-    """Return the product of matrices, each drawn, or the identity where chance leaves it out."""
+    """Return the product of matrices, each drawn, or the identity if it does not happen."""
     product = None
     for draw in draws:
         matrix = draw(rng, count)
@@ -53,7 +53,7 @@ def draw_all(draws: Sequence[Draw], rng: np.random.Generator, count: int, *, pro
 
 
 def resample(pictures: Tensor, matrices: Numbers) -> Tensor:
-    """Move the points of pictures [N, C, S, S]; what comes from outside is mirrored at the edge."""
+    """Move the points of pictures [N, C, S, S]; what lies outside is mirrored at the edge."""
     with torch.autocast(pictures.device.type, enabled=False):
         grid = F.affine_grid(_like(pictures, matrices[:, :2]), list(pictures.shape), align_corners=False)
         return F.grid_sample(
@@ -61,8 +61,8 @@ def resample(pictures: Tensor, matrices: Numbers) -> Tensor:
         )
 
 
-def recolour(pictures: Tensor, matrices: Numbers) -> Tensor:
-    """Change the colours of pictures [N, 3, S, S]."""
+def recolor(pictures: Tensor, matrices: Numbers) -> Tensor:
+    """Change the colors of pictures [N, 3, S, S]."""
     matrix = _like(pictures, matrices)
     with torch.autocast(pictures.device.type, enabled=False):
         mixed = matrix[:, :3, :3] @ pictures.float().flatten(2) + matrix[:, :3, 3:]
@@ -86,23 +86,23 @@ def shifted(x: Numbers, y: Numbers) -> Numbers:
 
 
 def brightened(by: Numbers) -> Numbers:
-    """Add to all colours [N]."""
+    """Add to all colors [N]."""
     return _matrix([[1, 0, 0, by], [0, 1, 0, by], [0, 0, 1, by], [0, 0, 0, 1]], len(by))
 
 
 def contrasted(factor: Numbers) -> Numbers:
-    """Multiply all colours by a factor [N]; 0 is the middle grey."""
+    """Multiply all colors by a factor [N]; 0 is the middle gray."""
     return _matrix([[factor, 0, 0, 0], [0, factor, 0, 0], [0, 0, factor, 0], [0, 0, 0, 1]], len(factor))
 
 
 def lightened(factor: Numbers) -> Numbers:
     """Multiply the lightness by a factor [N], -1 to exchange light and dark; hues stay."""
-    return np.eye(4) + GREY * (factor - 1)[:, None, None]
+    return np.eye(4) + GRAY * (factor - 1)[:, None, None]
 
 
 def saturated(factor: Numbers) -> Numbers:
-    """Multiply the distance from grey by a factor [N]; the lightness stays."""
-    return np.eye(4) + (np.diag([1.0, 1, 1, 0]) - GREY) * (factor - 1)[:, None, None]
+    """Multiply the distance from gray by a factor [N]; the lightness stays."""
+    return np.eye(4) + (np.diag([1.0, 1, 1, 0]) - GRAY) * (factor - 1)[:, None, None]
 
 
 def hue_turned(radians: Numbers) -> Numbers:
@@ -176,26 +176,26 @@ def hue(rng: np.random.Generator, count: int) -> Numbers:
 
 
 def saturation(rng: np.random.Generator, count: int) -> Numbers:
-    """Multiply the distance from grey by 2 ** N(0, 1)."""
+    """Multiply the distance from gray by 2 ** N(0, 1)."""
     return saturated(2 ** rng.normal(0, 1, count))
 
 
 # A product of matrices acts from its right end: brightness comes first, as in the paper.
-COLOURS: Sequence[Draw] = (saturation, hue, luma_flip, contrast, brightness)
-GREY = np.pad(np.full((3, 3), 1 / 3), (0, 1))  # the projection onto the grey axis, [4, 4]
+COLORS: Sequence[Draw] = (saturation, hue, luma_flip, contrast, brightness)
+GRAY = np.pad(np.full((3, 3), 1 / 3), (0, 1))  # the projection onto the gray axis, [4, 4]
 
 
 def adjusted(
     probability: float, realness: float, *, images: int, target: float = 0.6, images_to_full: int = 500_000
 ) -> float:
-    """Return the next probability: up where the discriminator knows the real pictures too well.
+    """Return the next probability: up if the discriminator knows the real pictures too well.
 
     Args:
-        probability: The one so far.
+        probability: The current one.
         realness: Mean sign of the scores of real pictures since the last adjustment; it nears 1
-            when the discriminator has learned them by heart (r_t of section 3 of the paper).
+            when the discriminator has memorized them (r_t of section 3 of the paper).
         images: How many pictures were shown since the last adjustment.
-        target: The realness that is aimed for.
+        target: The desired realness.
         images_to_full: How many pictures it takes from 0 to 1.
     """
     step = float(np.sign(realness - target)) * images / images_to_full
@@ -205,7 +205,7 @@ def adjusted(
 def _like(pictures: Tensor, matrices: Numbers) -> Tensor:
     matrix = torch.from_numpy(matrices.astype(np.float32))
     if pictures.is_cuda:
-        matrix = matrix.pin_memory()  # a copy from other memory would wait for the GPU
+        matrix = matrix.pin_memory()  # a copy from pageable memory would wait for the GPU
     return matrix.to(pictures.device, non_blocking=True)
 
 

@@ -1,11 +1,11 @@
-"""The state of a training run, and the one file that holds it.
+"""The state of a generator's training, and the one file that holds it.
 
 ``latest.pt`` is a StyleGAN2 generator in the public form, so that `python -m export` and other
 tools read it as it is:
 
     g_ema         the averaged generator
     latent_avg    mean of many mapped latents, [D]
-    training      what only a resumed run needs: live weights, optimisers, progress
+    training      what only a resumed run needs: live weights, optimizers, progress
 """
 
 import copy
@@ -16,12 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from psp_rt.errors import InputError, PspError
+from psp_rt.errors import InputError
 from trainer import checkpoint
 from trainer.generator.config import GanConfig
+from trainer.loop.loop import diverged
 from trainer.networks import Generator
 from trainer.networks.discriminator import Discriminator
 
+REMEDY = (
+    "Start a new run with a lower --set learning_rate=..., a higher --set r1_weight=..., "
+    "or --set precision=fp32"
+)
 CHANNELS_LAST: dict[str, Any] = {"memory_format": torch.channels_last}  # torch's stubs lack it
 
 
@@ -42,7 +47,7 @@ class Run:
 
     @classmethod
     def start(cls, config: GanConfig, *, device: torch.device) -> "Run":
-        """Draw the weights of a new run, the same on every device."""
+        """Initialize a new run, with the same weights on every device."""
         torch.manual_seed(config.seed)
         generator = Generator(config.generator).to(device)
         discriminator = Discriminator(config.discriminator).to(device, **CHANNELS_LAST)
@@ -58,62 +63,38 @@ class Run:
             signs=torch.zeros(2, device=device),
         )
 
-    @classmethod
-    def resume(cls, config: GanConfig, path: Path, *, device: torch.device) -> "Run":
-        """Go on from a checkpoint as if the run had never stopped.
-
-        Args:
-            config: The settings of the run.
-            path: A file that `save` wrote.
-            device: Where to train.
-        """
+    def restore(self, path: Path) -> None:
+        """Continue from a checkpoint as if the run had never stopped."""
         content = checkpoint.read(path)
         kept = content.get("training") if isinstance(content, dict) else None
         if not isinstance(kept, dict) or "discriminator" not in kept:
             raise InputError(f"{path} was not made by training a generator; choose another --output")
-        run = cls.start(config, device=device)
         try:
-            run._restore(content["g_ema"], kept)
+            self.average.load_state_dict(content["g_ema"])
+            for name in ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer"):
+                getattr(self, name).load_state_dict(kept[name])
+            self.path_mean.copy_(kept["path_mean"])
+            self.signs.copy_(kept["signs"])
+            self.augmentation, self.images_seen = float(kept["augmentation"]), int(kept["images_seen"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path} is damaged or was made by another version: {error}") from error
-        return run
 
     @property
     def step(self) -> int:
-        """How many steps were made."""
+        """How many steps have been taken."""
         return self.images_seen // self.config.batch
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint, whole or not at all.
+        """Write the checkpoint, completely or not at all.
 
         Raises:
-            PspError: The weights are no longer numbers; the file that is there stays.
+            PspError: The weights are no longer finite; the file that is there stays.
         """
-        self.check_finite(path)
-        content = {
-            "g_ema": self.average.state_dict(),
-            "latent_avg": self.average.mean_style(),
-            "training": self._state(),
-        }
-        checkpoint.write(path, content)
-
-    def check_finite(self, path: Path) -> None:
-        """Stop a run whose weights are no longer numbers; `path` is the last good state."""
-        values: list[Tensor] = [
-            value for network in self._networks().values() for value in network.parameters()
-        ]
-        if not torch.stack(torch._foreach_norm(values)).isfinite().all():
-            raise PspError(
-                f"the weights are no longer numbers after {self.images_seen} images; {path} is the last good "
-                "state, if there is one. Start anew with a lower --learning-rate, a higher --r1-weight, "
-                "or --precision fp32"
-            )
-
-    def _networks(self) -> dict[str, nn.Module]:
-        return {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}
-
-    def _state(self) -> dict[str, Any]:
-        return {
+        networks = (self.generator, self.discriminator, self.average)
+        weights: list[Tensor] = [value for network in networks for value in network.parameters()]
+        if not torch.stack(torch._foreach_norm(weights)).isfinite().all():
+            raise diverged("the weights are", self.images_seen, path, REMEDY)
+        kept = {
             "generator": self.generator.state_dict(),
             "discriminator": self.discriminator.state_dict(),
             "generator_optimizer": self.generator_optimizer.state_dict(),
@@ -123,21 +104,19 @@ class Run:
             "augmentation": self.augmentation,
             "images_seen": self.images_seen,
         }
-
-    def _restore(self, average: dict[str, Tensor], kept: dict[str, Any]) -> None:
-        self.average.load_state_dict(average)
-        for name in ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer"):
-            getattr(self, name).load_state_dict(kept[name])
-        self.path_mean.copy_(kept["path_mean"])
-        self.signs.copy_(kept["signs"])
-        self.augmentation, self.images_seen = float(kept["augmentation"]), int(kept["images_seen"])
+        content = {
+            "g_ema": self.average.state_dict(),
+            "latent_avg": self.average.mean_style(),
+            "training": kept,
+        }
+        checkpoint.write(path, content)
 
 
 def lazy_adam(network: nn.Module, learning_rate: float, *, interval: int) -> torch.optim.Optimizer:
-    """Return Adam for a network that takes one more step, for its regularisation, every `interval` steps.
+    """Return Adam for a network that takes one extra step, for its regularization, every `interval` steps.
 
-    Rate and memory shrink, so that they stay what they were for the steps proper (StyleGAN2,
-    appendix B, lazy regularisation). An interval of 0 is for no such steps.
+    Learning rate and betas are corrected for the extra steps (StyleGAN2, appendix B, lazy
+    regularization). An interval of 0 means no such steps.
     """
     share = interval / (interval + 1) if interval else 1.0
     return torch.optim.Adam(

@@ -1,7 +1,11 @@
 """One training step: the discriminator learns, then the generator.
 
-Random numbers are seeded from the progress, not from what ran before, so a resumed run goes on
-exactly as if it had never stopped, and two processes draw what one would draw in two passes.
+Random numbers are seeded from the progress, not from what ran before, so a resumed run continues
+exactly as if it had never stopped, and two processes use the numbers that one would use in two passes.
+
+The losses are those of StyleGAN2 (arXiv:1912.04958, section 3.2 and appendix B). The two regularizations
+differentiate a gradient once more, so they are computed in full precision and only every few steps; they
+are multiplied by that interval.
 """
 
 from collections.abc import Callable
@@ -10,28 +14,29 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.data.real_photos import RealPhotos
-from trainer.generator import augment, losses
+from trainer.data.photos import PhotoSet
+from trainer.generator import augment
 from trainer.generator.run import Run
 from trainer.loop import average
+from trainer.loop.average import half_precision
 from trainer.loop.distributed import Team
-from trainer.loop.precision import half_precision
+from trainer.loop.loop import Losses
 from trainer.networks import Generator
 
 ADJUST_STEPS = 4  # between two adjustments of the augmentation; each waits for the device
 PATH_SHRINK = 2  # path lengths are measured on this part of a batch (stylegan2-ada)
 PATH_DECAY = 0.01  # of the mean length, at each measurement
 
-Report = dict[str, Tensor]
 Part = Literal["discriminator", "penalty", "generator", "path"]
 PARTS: tuple[Part, ...] = ("discriminator", "penalty", "generator", "path")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forward:
-    """The networks as the plain losses call them; compiled, they cannot be differentiated twice."""
+    """The networks as the plain losses call them. Compiled ones cannot be differentiated twice."""
 
     generator: Callable[..., Tensor]
     discriminator: Callable[[Tensor], Tensor]
@@ -44,15 +49,15 @@ class Forward:
         return cls(generator=run.generator, discriminator=run.discriminator)
 
 
-def train_step(run: Run, forward: Forward, photos: RealPhotos, team: Team) -> Report:
-    """Take one step of both networks and update the average; return what there is to report."""
+def train_step(run: Run, forward: Forward, photos: PhotoSet, team: Team) -> Losses:
+    """Take one step of both networks and update the average; return the losses."""
     config = run.config
-    report = update_discriminator(run, forward, photos, team)
+    losses = update_discriminator(run, forward, photos, team)
     if run.step % config.r1_interval == 0:
-        report |= penalise_gradients(run, photos, team)
-    report |= update_generator(run, forward, team)
+        losses |= gradient_penalty_step(run, photos, team)
+    losses |= update_generator(run, forward, team)
     if config.path_weight and run.step % config.path_interval == 0:
-        report |= even_paths(run, team)
+        losses |= path_length_step(run, team)
 
     run.images_seen += config.batch
     average.update(
@@ -64,13 +69,13 @@ def train_step(run: Run, forward: Forward, photos: RealPhotos, team: Team) -> Re
     )
     if config.augment and run.step % ADJUST_STEPS == 0:
         adjust_augmentation(run, team)
-    return report
+    return losses
 
 
-def update_discriminator(run: Run, forward: Forward, photos: RealPhotos, team: Team) -> Report:
-    """Teach the discriminator which pictures are real."""
+def update_discriminator(run: Run, forward: Forward, photos: PhotoSet, team: Team) -> Losses:
+    """Train the discriminator to recognize real pictures."""
 
-    def loss(place: int, count: int, rng: np.random.Generator) -> Report:
+    def loss(place: int, count: int, rng: np.random.Generator) -> Losses:
         reals = photos.batch(place, count, mirror=run.config.mirror)
         with torch.no_grad():
             codes = draw_codes(run.generator, count, mixing=run.config.mixing)
@@ -81,51 +86,51 @@ def update_discriminator(run: Run, forward: Forward, photos: RealPhotos, team: T
             fake_scores = forward.discriminator(seen(run, fakes, rng))
         run.signs += torch.stack([real_scores.detach().sign().sum(), torch.ones_like(real_scores[0]) * count])
         return {
-            "discriminator_loss": losses.discriminator_loss(real_scores, fake_scores),
+            "discriminator_loss": discriminator_loss(real_scores, fake_scores),
             "real_score": real_scores.mean(),
             "fake_score": fake_scores.mean(),
         }
 
-    return _descend(run, team, run.discriminator, run.discriminator_optimizer, "discriminator", loss)
+    return optimizer_step(run, team, run.discriminator, run.discriminator_optimizer, "discriminator", loss)
 
 
-def penalise_gradients(run: Run, photos: RealPhotos, team: Team) -> Report:
-    """Keep the discriminator flat around real pictures, as it sees them: augmented."""
+def gradient_penalty_step(run: Run, photos: PhotoSet, team: Team) -> Losses:
+    """Penalize the gradient of the discriminator at real pictures, augmented as it sees them (R1)."""
     weight = run.config.r1_weight
     assert weight is not None
 
-    def loss(place: int, count: int, rng: np.random.Generator) -> Report:
+    def loss(place: int, count: int, rng: np.random.Generator) -> Losses:
         reals = seen(run, photos.batch(place, count, mirror=run.config.mirror), rng)
-        penalty = losses.gradient_penalty(run.discriminator, reals)
+        penalty = gradient_penalty(run.discriminator, reals)
         return {"penalty_loss": penalty * (weight / 2 * run.config.r1_interval), "gradient_penalty": penalty}
 
-    return _descend(run, team, run.discriminator, run.discriminator_optimizer, "penalty", loss)
+    return optimizer_step(run, team, run.discriminator, run.discriminator_optimizer, "penalty", loss)
 
 
-def update_generator(run: Run, forward: Forward, team: Team) -> Report:
-    """Teach the generator what the discriminator takes for real."""
+def update_generator(run: Run, forward: Forward, team: Team) -> Losses:
+    """Train the generator to make what the discriminator takes for real."""
 
-    def loss(_place: int, count: int, rng: np.random.Generator) -> Report:
+    def loss(_place: int, count: int, rng: np.random.Generator) -> Losses:
         codes = draw_codes(run.generator, count, mixing=run.config.mixing)
         with mixed_precision(run, team):
             fakes = forward.generator(codes, noise="random")
             scores = forward.discriminator(seen(run, fakes, rng))
-        return {"generator_loss": losses.generator_loss(scores)}
+        return {"generator_loss": generator_loss(scores)}
 
-    run.discriminator.requires_grad_(False)  # its gradients would be computed and thrown away
-    report = _descend(run, team, run.generator, run.generator_optimizer, "generator", loss)
+    run.discriminator.requires_grad_(False)  # its gradients are not needed
+    losses = optimizer_step(run, team, run.generator, run.generator_optimizer, "generator", loss)
     run.discriminator.requires_grad_(True)
-    return report
+    return losses
 
 
-def even_paths(run: Run, team: Team) -> Report:
-    """Make equal steps in the code equal steps in the picture."""
+def path_length_step(run: Run, team: Team) -> Losses:
+    """Make equal steps in the code move the picture equally far (path-length regularization)."""
     config, measured = run.config, torch.zeros(2, device=team.device)
 
-    def loss(_place: int, count: int, _rng: np.random.Generator) -> Report:
+    def loss(_place: int, count: int, _rng: np.random.Generator) -> Losses:
         codes = draw_codes(run.generator, max(count // PATH_SHRINK, 1), mixing=config.mixing)
         pictures = run.generator(codes, noise="random")
-        lengths = losses.path_lengths(pictures, codes, directions=torch.randn_like(pictures))
+        lengths = path_lengths(pictures, codes, directions=torch.randn_like(pictures))
         measured.add_(torch.stack([lengths.detach().sum(), torch.ones_like(lengths[0]) * len(lengths)]))
         mean = run.path_mean.lerp(lengths.detach().mean(), PATH_DECAY)
         unevenness = (lengths - mean).square().mean()
@@ -134,14 +139,14 @@ def even_paths(run: Run, team: Team) -> Report:
             "path_length": lengths.mean(),
         }
 
-    report = _descend(run, team, run.generator, run.generator_optimizer, "path", loss)
+    losses = optimizer_step(run, team, run.generator, run.generator_optimizer, "path", loss)
     total, count = team.add_up(measured)
     run.path_mean.lerp_(total / count, PATH_DECAY)
-    return report
+    return losses
 
 
 def adjust_augmentation(run: Run, team: Team) -> None:
-    """Augment more if the discriminator recognises real pictures too well, else less."""
+    """Augment more if the discriminator recognizes real pictures too well, otherwise less."""
     total, count = team.add_up(run.signs.clone()).tolist()
     run.augmentation = augment.adjusted(
         run.augmentation,
@@ -154,9 +159,9 @@ def adjust_augmentation(run: Run, team: Team) -> None:
 
 
 def draw_codes(generator: Generator, count: int, *, mixing: float) -> Tensor:
-    """Return codes of random latents, [N, L, D]; part of them has its later rows from another latent.
+    """Return codes of random latents, [N, L, D]; some take their later rows from another latent.
 
-    So no row can rely on those before it (style mixing, arXiv:1812.04948, section 3.1).
+    So no row can rely on the rows before it (style mixing, arXiv:1812.04948, section 3.1).
     """
     rows, length = generator.config.num_styles, generator.config.style_dim
     device = generator.input.input.device
@@ -173,21 +178,21 @@ def seen(run: Run, pictures: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def mixed_precision(run: Run, team: Team) -> torch.autocast:
-    """Compute in bfloat16 what may be; the regularisations and the mapping network never are."""
+    """Compute in bfloat16 where that is safe: neither the regularizations nor the mapping network."""
     return half_precision(team.device, wanted=run.config.precision == "bf16")
 
 
-def _descend(
+def optimizer_step(
     run: Run,
     team: Team,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     part: Part,
-    loss: Callable[[int, int, np.random.Generator], Report],
-) -> Report:
-    """Take one optimizer step down the first value of what `loss` returns; give the means of all."""
+    loss: Callable[[int, int, np.random.Generator], Losses],
+) -> Losses:
+    """Take one optimizer step along the first value that `loss` returns; return the means of all."""
     count, passes = run.config.pass_size(team.size), run.config.accumulate
-    report: Report = {}
+    losses: Losses = {}
     optimizer.zero_grad(set_to_none=True)
     for turn in range(passes):
         place = run.images_seen + (turn * team.size + team.rank) * count
@@ -196,7 +201,38 @@ def _descend(
         values = loss(place, count, rng)
         (next(iter(values.values())) / passes).backward()
         for name, value in values.items():
-            report[name] = report.get(name, 0) + value.detach() / passes
+            losses[name] = losses.get(name, 0) + value.detach() / passes
     team.average_gradients(network)
     optimizer.step()
-    return report
+    return losses
+
+
+def discriminator_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
+    """Return the logistic loss: real pictures should score above 0, generated ones below."""
+    return F.softplus(-real_scores).mean() + F.softplus(fake_scores).mean()
+
+
+def generator_loss(fake_scores: Tensor) -> Tensor:
+    """Return the non-saturating loss: generated pictures should score above 0."""
+    return F.softplus(-fake_scores).mean()
+
+
+def gradient_penalty(discriminator: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:
+    """Return the mean squared gradient of the scores by the pictures [N, C, H, W] (R1, arXiv:1801.04406)."""
+    pictures = pictures.detach().requires_grad_(True)
+    (gradients,) = torch.autograd.grad(discriminator(pictures).sum(), pictures, create_graph=True)
+    return gradients.square().sum(dim=(1, 2, 3)).mean()
+
+
+def path_lengths(pictures: Tensor, codes: Tensor, *, directions: Tensor) -> Tensor:
+    """Return how far pictures [N, C, S, S] move in random directions when codes [N, L, D] do, [N].
+
+    Args:
+        pictures: Made of the codes, with a graph between them.
+        codes: Latent codes.
+        directions: Standard normal, in the pictures' shape.
+    """
+    side = pictures.shape[-1]
+    projected = (pictures * directions).sum() / side  # 1 / sqrt(H * W), so that sizes compare
+    (gradients,) = torch.autograd.grad(projected, codes, create_graph=True)
+    return gradients.square().sum(dim=2).mean(dim=1).sqrt()

@@ -1,98 +1,122 @@
-"""The whole run: photos in, checkpoints, sheets and reports out.
+"""Train a StyleGAN2 generator: photos in, checkpoints, sheets and reports out."""
 
-The run folder:
-
-    latest.pt       see `trainer.generator.run`
-    config.json     the settings, resolved
-    log.jsonl       one line per report
-    sheet-N.png     samples of the averaged generator after N images
-    tensorboard     the same as curves, where TensorBoard is installed
-"""
-
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from psp_rt.errors import InputError, PspError
-from trainer.data.real_photos import RealPhotos
+from psp_rt.errors import InputError
+from trainer.data.photos import PhotoSet
 from trainer.generator.config import GanConfig
-from trainer.generator.run import Run
-from trainer.generator.step import ADJUST_STEPS, Forward, draw_codes, train_step
-from trainer.loop import run_folder
+from trainer.generator.run import REMEDY, Run
+from trainer.generator.step import Forward, draw_codes, train_step
+from trainer.loop import loop
 from trainer.loop.distributed import Team
-from trainer.loop.interruptions import Interrupted, interruptions
-from trainer.loop.report import Means, broken, is_due, reporting
+from trainer.loop.loop import Losses
+from trainer.loop.report import LATEST, Column, Progress, open_folder
 
 SHEET_SAMPLES = 32
-JUDGED = 256  # photos whose scores are compared with those of held-out photos
+SCORED = 256  # photos whose scores are compared with those of held-out photos
+
+
+class GeneratorTraining:
+    """A generator's training, as the loop runs it.
+
+    Args:
+        run: The state; it changes.
+        photos: Photos to learn from.
+        team: Shares the work.
+        held_out: Photos never trained on, to detect overfitting.
+        compiled: Compile the networks first.
+        progress: Where to show what is going on.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        photos: PhotoSet,
+        *,
+        team: Team,
+        held_out: PhotoSet | None = None,
+        compiled: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        self.run, self._photos, self._team, self._held_out = run, photos, team, held_out
+        self._forward = Forward.of(run, compiled=compiled)
+        self._progress = progress or Progress(silent=True)
+
+    @property
+    def images_seen(self) -> int:
+        return self.run.images_seen
+
+    def step(self) -> Losses:
+        losses = train_step(self.run, self._forward, self._photos, self._team)
+        return {"generator_loss": losses.pop("generator_loss"), **losses}
+
+    def evaluate(self, stop_requested: Callable[[], bool]) -> dict[str, float]:
+        report = {"augmentation": self.run.augmentation}
+        if self._held_out and not stop_requested():
+            self._progress.update("measuring overfitting on held-out photos")
+            report["overfitting"] = overfitting(self.run, self._photos, self._held_out)
+        return report
+
+    def sheet(self) -> list[Column]:
+        return [Column("samples", samples(self.run))]
+
+    def save(self, path: Path) -> None:
+        self.run.save(path)
+
+    def restore(self, path: Path) -> None:
+        self.run.restore(path)
 
 
 def train(
     config: GanConfig,
-    photos: RealPhotos,
+    photos: PhotoSet,
     *,
     team: Team,
     output: Path,
-    held_out: RealPhotos | None = None,
+    held_out: PhotoSet | None = None,
     compiled: bool = False,
+    progress: Progress | None = None,
 ) -> Iterator[dict[str, float]]:
     """Train until `config.images`, yielding a report every few thousand images.
 
-    If the folder has a checkpoint of this run, the run goes on from it.
+    If the folder contains a checkpoint of this run, the run continues from it.
 
     Raises:
-        PspError: A number is no longer finite, or the run was stopped; `latest.pt` is a whole state.
+        PspError: A number is no longer finite, or the run was stopped. `latest.pt` is a complete state.
     """
-    latest = output / run_folder.LATEST
-    run = open_run(config, photos, team=team, output=output)
-    forward, means = Forward.of(run, compiled=compiled), Means(run.images_seen)
-    shown = reporting(output, total=config.images, images_seen=run.images_seen, team=team)
-    with interruptions() as asked, shown as reporter:
-        while run.images_seen < config.images:
-            means.add(train_step(run, forward, photos, team))
-            stops = team.any_asked(asked(), step=run.step, every=ADJUST_STEPS)  # where they wait anyway
-            last = stops or run.images_seen >= config.images
-            reports = last or _due(run, config.report_images)
-            keeps = last or _due(run, config.checkpoint_images)
-            if reporter:
-                reporter.progress(run.images_seen)
-            if reports:
-                report = _checked(means.of(run.images_seen), run, latest)
-                means = Means(run.images_seen)
-            if reporter and keeps:  # before anything that takes time: torchrun kills after half a minute
-                run.save(latest)
-                reporter.sheet(run.images_seen, [samples(run)])
-            if reports:
-                if held_out and not stops:
-                    report["overfitting"] = overfitting(run, photos, held_out)
-                if reporter:
-                    reporter.report(report)
-                    yield report
-            if stops:
-                raise Interrupted(run.images_seen, latest)
-
-
-def open_run(config: GanConfig, photos: RealPhotos, *, team: Team, output: Path) -> Run:
-    """Start a run in a folder, or go on with the one that is there."""
     config.pass_size(team.size)
     if team.leads:
-        run_folder.open_folder(output, config.plain() | {"photos": photos.fingerprint})
-    latest = output / run_folder.LATEST
+        open_folder(output, config.plain() | {"photos": photos.fingerprint})
+    run = Run.start(config, device=team.device)
+    training = GeneratorTraining(
+        run, photos, team=team, held_out=held_out, compiled=compiled, progress=progress
+    )
+    latest = output / LATEST
     if latest.exists():
-        return Run.resume(config, latest, device=team.device)
-    return Run.start(config, device=team.device)
+        training.restore(latest)
+    yield from loop.run(
+        training,
+        total=config.images,
+        report_images=config.report_images,
+        folder=output,
+        team=team,
+        remedy=REMEDY,
+        progress=progress,
+    )
 
 
 @torch.no_grad()
-def overfitting(run: Run, photos: RealPhotos, held_out: RealPhotos) -> float:
+def overfitting(run: Run, photos: PhotoSet, held_out: PhotoSet) -> float:
     """Return how far the discriminator takes held-out photos for generated ones: 0 not at all, 1 fully.
 
     (E[D_train] - E[D_held_out]) / (E[D_train] - E[D_generated]), equation 1 of arXiv:2006.06676.
     """
     group = run.config.discriminator.stddev_group
-    count = min(JUDGED, len(photos), len(held_out)) // group * group
+    count = min(SCORED, len(photos), len(held_out)) // group * group
     if not count:
         raise InputError(f"{len(held_out)} photos are held out; expected at least {group}")
     known, unknown, made = [], [], []
@@ -107,25 +131,9 @@ def overfitting(run: Run, photos: RealPhotos, held_out: RealPhotos) -> float:
 
 @torch.no_grad()
 def samples(run: Run) -> Tensor:
-    """Return pictures of the averaged generator, of the same latents each time, [N, 3, S, S]."""
+    """Return pictures of the averaged generator, from the same latents each time, [N, 3, S, S]."""
     generator = run.average
     draws = torch.Generator().manual_seed(run.config.seed)
     z = torch.randn(SHEET_SAMPLES, generator.config.style_dim, generator=draws).to(generator.input.input)
     codes = generator.mapping(z)[:, None].expand(-1, generator.config.num_styles, -1)
     return torch.cat([generator(part) for part in codes.split(8)])
-
-
-def _checked(report: dict[str, float], run: Run, latest: Path) -> dict[str, float]:
-    report["augmentation"] = run.augmentation
-    name = broken(report)
-    if name:
-        raise PspError(
-            f"{name} is no longer a number after {report['images_seen']} images; {latest} is the last "
-            "good state, if there is one. Start anew with a lower --learning-rate, a higher --r1-weight, "
-            "or --precision fp32"
-        )
-    return report
-
-
-def _due(run: Run, every: int) -> bool:
-    return is_due(run.images_seen, batch=run.config.batch, every=every)

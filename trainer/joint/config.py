@@ -1,20 +1,39 @@
-"""Everything that decides the outcome of joint training."""
+"""The settings of joint training."""
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from psp_rt.errors import InputError
-from trainer import recipe as tasks
-from trainer.data.joint_pairs import FACTORS, TASKS
+from trainer import recipe as recipes
 from trainer.losses.criterion import LossWeights
-from trainer.networks import EncoderConfig, GeneratorConfig
+from trainer.networks import MOST_CHANNELS, EncoderConfig, GeneratorConfig
 from trainer.recipe import LEAST_PIXELS, Recipe
 
+TASKS = {"sketch": "gray", "inversion": "rgb", "super-resolution": "rgb"}  # task -> kind of input
+FACTORS = (2, 4, 8)  # of super-resolution: how many times smaller than shown the input may be
 CHANNELS = (192, 192, 128, 64, 32, 16)  # of the generator at 4x4, 8x8, ... 128x128
+SIZES = (32, 64, 128)
+SMALL = (
+    "size=32",
+    "input_size=32",
+    "images=60000",
+    "adversarial_from=50000",
+    "report_images=5000",
+)  # for a CPU
 
 
-def generator_of(size: int) -> GeneratorConfig:
-    """Return a small generator of pictures of 32, 64 or 128 pixels a side."""
-    return GeneratorConfig(channels=CHANNELS[: (size // 4).bit_length()], style_dim=128, mapping_layers=4)
+def small_generator(size: int) -> GeneratorConfig:
+    """Return the sizes of a small generator of pictures of 32, 64 or 128 pixels a side."""
+    return GeneratorConfig(channels=_default_channels(size), style_dim=128, mapping_layers=4)
+
+
+def _default_channels(size: int) -> tuple[int, ...]:
+    if size not in SIZES:
+        raise InputError(
+            f"size is {size}; expected one of {', '.join(map(str, SIZES))}, or --set channels=..."
+        )
+    return CHANNELS[: (size // 4).bit_length()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,25 +41,40 @@ class JointConfig:
     """Settings of one run.
 
     Args:
-        tasks: One encoder is trained for each; all share the generator.
-        input_size: Pixels a side of what the encoders read.
+        size: Side of the pictures in pixels: 32, 64 or 128, or what `channels` are for.
+        channels: Channels of the generator at 4x4, 8x8, ...; by default those of a small generator.
+        style_dim: Length of a style.
+        mapping_layers: Layers from z to w.
+        input_size: Side in pixels of what the encoders read.
         discriminator: Channels of each head of the discriminator.
-        batch: Photos that one process shows each encoder in a step.
-        random: Pictures of random latents that the discriminator sees beside those.
+        tasks: One encoder is trained for each; all share the generator.
+        widths: Of the encoders, see `EncoderConfig`.
+        depths: Likewise.
+        head_width: Likewise.
+        batch: Photos that one process shows each encoder per step.
+        random: Pictures of random latents that the discriminator sees in addition.
         learning_rate: Of the encoders' weights.
-        scaled_learning_rate: Of weights of unit size, which a factor scales at run time.
+        scaled_learning_rate: Of weights of unit size, which are scaled at run time.
         discriminator_rate: Of the discriminator.
-        shared: Part of the codes whose later rows are replaced by the mean row.
-        closer: How much a look at eyes, nose and mouth alone, enlarged, counts beside the one at the whole
-            picture, for LPIPS and for the discriminator. Faces must be aligned as FFHQ's are.
-        adversarial: Weight of the discriminator's judgement; from `adversarial_from` on.
-        adversarial_from: Photos after which the discriminator joins in.
-        adversarial_speed: Part of the learning rates that then remains for encoders and generator.
+        warmup_images: Photos over which the rates rise.
+        l2: Weight of the mean squared difference.
+        lpips: Weight of LPIPS.
+        closer: Weight of a second look at eyes, nose and mouth, enlarged, relative to the look at the whole
+            picture, for LPIPS and for the discriminator. Faces must be aligned like FFHQ's.
+        shared: Share of the codes whose later rows are replaced by the mean row.
+        adversarial: Weight of the discriminator's score, from `adversarial_from` on.
+        adversarial_from: Photos after which the discriminator takes part.
+        adversarial_speed: Factor on the rates of encoders and generator from then on.
         images: Photos to show in all.
+        report_images: Photos between two reports, each with checkpoints and a sheet.
+        seed: Of all random numbers.
         halflife_images: Of the running average, which is what gets exported.
     """
 
-    generator: GeneratorConfig = field(default_factory=lambda: generator_of(64))
+    size: int = 64
+    channels: tuple[int, ...] = ()
+    style_dim: int = 128
+    mapping_layers: int = 4
     input_size: int = 64
     discriminator: int = 64
     tasks: tuple[str, ...] = ("sketch", "inversion")
@@ -61,14 +95,24 @@ class JointConfig:
     adversarial_from: int = 40_000
     adversarial_speed: float = 0.2
     images: int = 300_000
+    report_images: int = 10_000
     seed: int = 0
     halflife_images: float = 10e3
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", self.channels or _default_channels(self.size))
+        if 2 ** (len(self.channels) + 1) != self.size:
+            raise InputError(
+                f"channels has {len(self.channels)} widths, for {2 ** (len(self.channels) + 1)} pixels; "
+                f"for size {self.size} give one for each of 4x4, 8x8, ... {self.size}x{self.size}"
+            )
+        for name, most in {"style_dim": MOST_CHANNELS, "mapping_layers": 64}.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise InputError(f"{name} is {getattr(self, name)}; expected 1 to {most}")
         unknown = [task for task in self.tasks if task not in TASKS]
         if unknown or not self.tasks:
             raise InputError(f"the tasks are {self.tasks}; expected one or more of {', '.join(TASKS)}")
-        for name in ("batch", "images", "warmup_images", "discriminator", "head_width"):
+        for name in ("batch", "images", "report_images", "warmup_images", "discriminator", "head_width"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, expected at least 1")
         for name in ("widths", "depths"):
@@ -80,8 +124,15 @@ class JointConfig:
                 f"input_size is {self.input_size}, expected a multiple of 16 from {LEAST_PIXELS} up"
             )
 
+    @property
+    def generator(self) -> GeneratorConfig:
+        """Sizes of the generator."""
+        return GeneratorConfig(
+            channels=self.channels, style_dim=self.style_dim, mapping_layers=self.mapping_layers
+        )
+
     def rate_at(self, images_seen: int) -> float:
-        """Return the part of the rates in force: it rises at first, and falls in the last quarter."""
+        """Return the factor on the rates: it rises at first and falls in the last quarter."""
         rise = min(1.0, (images_seen + 1) / self.warmup_images)
         fall = min(1.0, max(0.05, 4 * (1 - images_seen / self.images)))
         return rise * fall * (self.adversarial_speed if self.is_adversarial(images_seen) else 1.0)
@@ -104,10 +155,10 @@ class JointConfig:
         )
 
     def recipe(self, task: str) -> Recipe:
-        """Return what the run did for a task, as `python -m trainer evaluate` reads it."""
+        """Return the settings of one task as a recipe, for its data and for `python -m trainer evaluate`."""
         weights = LossWeights(l2=self.l2, lpips=self.lpips, identity=0, w_norm=0)
         found = replace(
-            tasks.default(task),
+            recipes.default(task),
             losses=weights,
             input_size=self.input_size,
             widths=self.widths,
@@ -120,6 +171,13 @@ class JointConfig:
             batch=self.batch,
             precision="bf16",
             images=self.images,
+            seed=self.seed,
             factors=FACTORS if task == "super-resolution" else (),
         )
-        return tasks.with_sizes(found, self.generator)
+        return recipes.with_sizes(found, self.generator)
+
+
+def read(path: Path | None = None, changes: Iterable[str] = ()) -> JointConfig:
+    """Read settings from a TOML file, if there is one, with changes like ``size=128`` applied."""
+    values = recipes.read_values(path, changes)
+    return JointConfig(**recipes.typed(JointConfig, values, str(path or "--set")))

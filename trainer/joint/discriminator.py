@@ -1,8 +1,8 @@
-"""A discriminator on the feature maps of a network that has learned to see already.
+"""A discriminator on the feature maps of a pretrained network.
 
-Projected GAN (A. Sauer et al., arXiv:2111.01007): small heads judge the maps of a frozen network, one
-head a map. They learn in thousands of pictures what a discriminator of pixels learns in hundreds of
-thousands. LPIPS has computed the maps of pictures and photos by then, so the heads cost next to nothing.
+Projected GAN (A. Sauer et al., arXiv:2111.01007): small heads score the maps of a frozen network, one
+head per map. They learn in thousands of pictures what a discriminator of pixels learns in hundreds of
+thousands. LPIPS computes these maps anyway, so the heads cost next to nothing.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,9 @@ from trainer.losses.lpips import ALEX, Features
 
 
 class Head(nn.Module):
-    """Judge every place of one feature map; spectral normalisation (arXiv:1802.05957) keeps it from steep
-    judgements, so it needs no gradient penalty.
+    """Score every place of one feature map.
+
+    Spectral normalization (arXiv:1802.05957) keeps scores from being steep, so no gradient penalty is needed.
     """
 
     def __init__(self, inputs: int, width: int, *, stride: int) -> None:
@@ -39,7 +40,7 @@ class FeatureDiscriminator(nn.Module):
 
     Args:
         width: Channels of each head.
-        network: Whose maps they judge.
+        network: Whose maps they score.
     """
 
     spread: Tensor
@@ -54,7 +55,7 @@ class FeatureDiscriminator(nn.Module):
 
     @torch.no_grad()
     def measure(self, maps: Sequence[Tensor]) -> None:
-        """Divide maps by the root mean square of these from now on: heads are as steep as what they read."""
+        """From now on divide maps by the root mean square of these: heads are as steep as their input."""
         self.spread.copy_(torch.stack([part.float().square().mean().sqrt() for part in maps]))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -72,5 +73,5 @@ def discriminator_loss(real_scores: Sequence[Tensor], fake_scores: Sequence[Tens
 
 
 def mean_score(scores: Sequence[Tensor]) -> Tensor:
-    """Return the mean over places and pictures, in which all maps count alike."""
+    """Return the mean over places and pictures, with equal weight for every map."""
     return torch.stack([part.float().mean() for part in scores]).mean()

@@ -1,6 +1,6 @@
 """One step of joint training: the encoders and the generator learn, then the discriminator.
 
-Random numbers are seeded from the progress, not from what ran before, so a resumed run goes on
+Random numbers are seeded from the progress, not from what ran before, so a resumed run continues
 exactly as if it had never stopped.
 """
 
@@ -11,24 +11,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainer.data.photos import Batch
 from trainer.generator.step import draw_codes
 from trainer.joint.discriminator import discriminator_loss, mean_score
 from trainer.joint.run import Run
-from trainer.loop.average import decay
+from trainer.loop.average import decay, half_precision
 from trainer.loop.distributed import Team
-from trainer.loop.precision import half_precision
+from trainer.loop.loop import Losses
 from trainer.losses.identity import Box
 from trainer.losses.lpips import LpipsAlex, random_shift, shown, unit_length
 
 FEATURES = Box(92, 204, 72, 184)  # eyes, nose and mouth of a face that is aligned as FFHQ's are
 MIXING = 0.5  # of the random codes have their later rows from another latent
 
-Report = dict[str, Tensor]
+
+class Pairs(NamedTuple):
+    """Pictures as the networks take them."""
+
+    sources: Tensor  # [N, C, h, w]
+    targets: Tensor  # [N, 3, S, S] in [-1, 1]
 
 
-def train_step(run: Run, lpips: LpipsAlex, batches: dict[str, Batch], team: Team) -> Report:
-    """Take one step and update the average; return the losses."""
+def train_step(run: Run, lpips: LpipsAlex, batches: dict[str, Pairs], team: Team) -> Losses:
+    """Take one step and update the average; return the losses, the total first."""
     rng = np.random.default_rng([run.config.seed, run.images_seen, team.rank])
     torch.manual_seed(int(rng.integers(2**62)))
     adversarial = run.config.is_adversarial(run.images_seen)
@@ -37,21 +41,22 @@ def train_step(run: Run, lpips: LpipsAlex, batches: dict[str, Batch], team: Team
 
     # Forward.
     pictures = translate(run, batches, random_codes=run.config.random if adversarial else 0)
-    views = looks(run, lpips, pictures, targets)
-    report = {"l2": (pictures[: len(targets)] - targets).square().mean()}
-    report |= {view.name: view.distance(lpips) for view in views}
-    total = run.config.l2 * report["l2"]
-    total = total + run.config.lpips * sum(view.weight * report[view.name] for view in views)
+    # LPIPS and the discriminator share AlexNet's feature maps: of the whole picture and, if the settings ask
+    # for it, of a crop around eyes, nose and mouth at twice the scale.
+    crops = maps_of_crops(run, lpips, pictures, targets)
+    losses = {"l2": (pictures[: len(targets)] - targets).square().mean()}
+    losses |= {crop.name: crop.lpips_distance(lpips) for crop in crops}
+    total = run.config.l2 * losses["l2"]
+    total = total + run.config.lpips * sum(crop.weight * losses[crop.name] for crop in crops)
     if adversarial:
-        scores = [view.weight * judge(run, view.pictures) for view in views]
-        report["generator_loss"] = -torch.stack(scores).sum()
-        total = total + run.config.adversarial * report["generator_loss"]
-    report["total"] = total
+        scores = [crop.weight * discriminator_score(run, crop.pictures) for crop in crops]
+        losses["generator_loss"] = -torch.stack(scores).sum()
+        total = total + run.config.adversarial * losses["generator_loss"]
 
     # Update the encoders and the generator, then the discriminator.
     update_model(run, total, team)
     if adversarial:
-        report |= update_discriminator(run, views, team)
+        losses |= update_discriminator(run, crops, team)
 
     # Update the average.
     seen_now = len(targets) * team.size
@@ -61,10 +66,10 @@ def train_step(run: Run, lpips: LpipsAlex, batches: dict[str, Batch], team: Team
     )
     with torch.no_grad():  # not the buffers: `calibrate` measures those for the averaged weights
         torch._foreach_lerp_(list(run.average.parameters()), list(run.model.parameters()), share)
-    return {name: value.detach() for name, value in report.items()}
+    return {name: value.detach() for name, value in {"total": total, **losses}.items()}
 
 
-def translate(run: Run, batches: dict[str, Batch], *, random_codes: int) -> Tensor:
+def translate(run: Run, batches: dict[str, Pairs], *, random_codes: int) -> Tensor:
     """Return the pictures of all batches, then those of random codes, [N, 3, S, S]."""
     with half_precision(run.device):
         codes = torch.cat(
@@ -81,32 +86,34 @@ def translate(run: Run, batches: dict[str, Batch], *, random_codes: int) -> Tens
     return pictures.float()
 
 
-class Views(NamedTuple):
-    """Feature maps of pictures and photos, which LPIPS and the discriminator share."""
+class Crop(NamedTuple):
+    """Feature maps of one part of pictures and photos, which LPIPS and the discriminator share."""
 
-    name: str  # of its distance in reports
+    name: str  # of its LPIPS distance among the losses
     weight: float
     pictures: list[Tensor]  # those that have a photo, then those of random codes
     photos: list[Tensor]
 
-    def distance(self, lpips: LpipsAlex) -> Tensor:
+    def lpips_distance(self, lpips: LpipsAlex) -> Tensor:
         """Return the mean LPIPS of the pictures that have a photo."""
         count = len(self.photos[0])
         made = unit_length([maps[:count] for maps in self.pictures])
         return lpips.distance(made, unit_length(self.photos)).mean()
 
 
-def looks(run: Run, lpips: LpipsAlex, pictures: Tensor, photos: Tensor) -> list[Views]:
-    """Return the maps of whole pictures and, where the settings say so, of eyes, nose and mouth alone."""
-    found = [Views("lpips", 1.0, *look(run, lpips, pictures, photos))]
+def maps_of_crops(run: Run, lpips: LpipsAlex, pictures: Tensor, photos: Tensor) -> list[Crop]:
+    """Return the maps of whole pictures and, if the settings ask for it, of eyes, nose and mouth alone."""
+    crops = [Crop("lpips", 1.0, *feature_maps(run, lpips, pictures, photos))]
     if run.config.closer:
-        closer = look(run, lpips, FEATURES.cut(pictures), FEATURES.cut(photos))
-        found.append(Views("closer_lpips", run.config.closer, *closer))
-    return found
+        closer = feature_maps(run, lpips, FEATURES.cut(pictures), FEATURES.cut(photos))
+        crops.append(Crop("closer_lpips", run.config.closer, *closer))
+    return crops
 
 
-def look(run: Run, lpips: LpipsAlex, pictures: Tensor, photos: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the maps of pictures and photos, both enlarged and shifted alike."""
+def feature_maps(
+    run: Run, lpips: LpipsAlex, pictures: Tensor, photos: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the maps of pictures and photos, both enlarged and shifted in the same way."""
     shift = random_shift(photos)
     with half_precision(run.device):
         with torch.no_grad():
@@ -114,9 +121,9 @@ def look(run: Run, lpips: LpipsAlex, pictures: Tensor, photos: Tensor) -> tuple[
         return lpips.maps(shown(pictures, shift)), wanted
 
 
-def judge(run: Run, maps: list[Tensor]) -> Tensor:
-    """Return the mean score of maps, through which gradients flow to the pictures alone."""
-    run.discriminator.requires_grad_(False)  # its own would be computed and thrown away
+def discriminator_score(run: Run, maps: list[Tensor]) -> Tensor:
+    """Return the mean score of maps; gradients flow only to the pictures."""
+    run.discriminator.requires_grad_(False)
     with half_precision(run.device):
         score = mean_score(run.discriminator(maps))
     run.discriminator.requires_grad_(True)
@@ -134,11 +141,11 @@ def update_model(run: Run, total: Tensor, team: Team) -> None:
     run.optimizer.step()
 
 
-def update_discriminator(run: Run, views: Sequence[Views], team: Team) -> Report:
-    """Teach the discriminator which maps are those of photos."""
+def update_discriminator(run: Run, crops: Sequence[Crop], team: Team) -> Losses:
+    """Train the discriminator to recognize the maps of photos."""
     with half_precision(run.device):
-        real = [run.discriminator(view.photos) for view in views]
-        fake = [run.discriminator([maps.detach() for maps in view.pictures]) for view in views]
+        real = [run.discriminator(crop.photos) for crop in crops]
+        fake = [run.discriminator([maps.detach() for maps in crop.pictures]) for crop in crops]
         losses = [discriminator_loss(*scores) for scores in zip(real, fake, strict=True)]
         loss = torch.stack(losses).mean()
     run.discriminator_optimizer.zero_grad(set_to_none=True)
@@ -153,9 +160,9 @@ def update_discriminator(run: Run, views: Sequence[Views], team: Team) -> Report
 
 
 def share_rows(codes: Tensor, *, probability: float) -> Tensor:
-    """Replace the rows of codes [N, L, D] from a random one on by the mean row, for part of the batch.
+    """Replace the rows of codes [N, L, D] from a random row on by the mean row, for part of the batch.
 
-    So one style for every row is a picture too, as the mapping network's are.
+    So the generator also learns pictures that have one style in every row, as the mapping network gives.
     """
     count, rows, _ = codes.shape
     first = torch.randint(rows, (count, 1)) + rows * (torch.rand(count, 1) >= probability)

@@ -1,24 +1,40 @@
-"""The processes that train together, one for each device, as ``torchrun`` starts them."""
+"""The processes that train together, one per device, as ``torchrun`` starts them, and how they stop."""
 
 import os
-from collections.abc import Iterable, Iterator
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
+from types import FrameType
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from psp_rt.errors import DeviceError
-from trainer.loop.interruptions import Interrupted
+from psp_rt.errors import DeviceError, PspError
 
-LONGEST_WAIT = timedelta(hours=2)  # for the leader, who reads, measures and writes alone
+TIMEOUT = timedelta(hours=2)  # the others wait this long while the leader reads, measures and writes
+GRACE_S = 1.0  # torchrun forwards the Ctrl-C that the terminal already delivered, so it arrives twice
+STOPPING = b"\nstopping after this step, saving (Ctrl-C again: quit without saving)\n"
+
+
+class Interrupted(PspError):
+    """The run was stopped by the user, after its state was saved."""
+
+    def __init__(self, images_seen: int, latest: Path) -> None:
+        super().__init__(
+            f"stopped after {images_seen} images; everything is saved in {latest}. "
+            "Run the same command again to resume"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Team:
-    """One process among those that train together; alone, it does nothing."""
+    """One process of those that train together. A process on its own is a team of one."""
 
     device: torch.device
     rank: int = 0
@@ -26,11 +42,11 @@ class Team:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the process that reports and writes."""
+        """Whether this process reports and writes."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Wait until every process has come here."""
+        """Wait until every process has arrived here."""
         if self.size > 1:
             dist.barrier()
 
@@ -41,24 +57,24 @@ class Team:
         return values
 
     def share(self, tensors: Iterable[Tensor]) -> None:
-        """Give every process the leader's tensors, in their place."""
+        """Overwrite the tensors of every process with those of the leader."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
-    def any_asked(self, asked: bool, *, step: int = 0, every: int = 1) -> bool:
-        """Whether any process was asked to stop: one that stops alone leaves the others waiting.
+    def any_stopped(self, stop_requested: bool, *, step: int = 0, every: int = 1) -> bool:
+        """Return whether a stop was requested in any process: all must stop at the same step.
 
-        To ask each other waits for the GPU, so they may do it only ``every`` few steps.
+        With several processes, asking waits for the GPU, so it is done only ``every`` few steps.
         """
         if self.size == 1:
-            return asked
+            return stop_requested
         if step % every:
             return False
-        return bool(self.add_up(torch.tensor(float(asked), device=self.device)) > 0)
+        return bool(self.add_up(torch.tensor(float(stop_requested), device=self.device)) > 0)
 
     def average_gradients(self, network: nn.Module) -> None:
-        """Give every process the mean gradient, in one transfer."""
+        """Replace the gradients by their mean over all processes, in one transfer."""
         if self.size == 1:
             return
         gradients = [value.grad for value in network.parameters() if value.grad is not None]
@@ -70,11 +86,10 @@ class Team:
 
 @contextmanager
 def joined(device: str) -> Iterator[Team]:
-    """Take part, and end together with the other processes.
+    """Take part in a team, and end together with its other processes.
 
-    One that ends early does not wait for the one that still measures and saves, and torchrun, where it
-    fails on its way out, then ends that one, too. After an error nobody is waited for: the others may
-    hang, and torchrun ends them.
+    A process that exits early makes torchrun end the others, one of which may still be measuring or
+    saving. After an error we do not wait: the others may hang, and torchrun ends them.
 
     Args:
         device: As for `join`.
@@ -87,32 +102,26 @@ def joined(device: str) -> Iterator[Team]:
         team.wait()
         raise
     finally:
-        leave(team)
+        if team.size > 1:
+            dist.destroy_process_group()
 
 
 def join(device: str) -> Team:
-    """Find this process's place and device: "auto", "cpu", "cuda" or "cuda:N".
+    """Return this process's place in the team, on the device "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
-        DeviceError: CUDA was asked for and cannot be had.
+        DeviceError: CUDA was requested and is not available.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    chosen = _device(device, number=int(os.environ.get("LOCAL_RANK", "0")) if size > 1 else None)
+    chosen = _choose_device(device, number=int(os.environ.get("LOCAL_RANK", "0")) if size > 1 else None)
     if size > 1 and not dist.is_initialized():
-        backend = "nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=LONGEST_WAIT)
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     return Team(device=chosen, rank=rank, size=size)
 
 
-def leave(team: Team) -> None:
-    """End what `join` began."""
-    if team.size > 1:
-        dist.destroy_process_group()
-
-
-def _device(name: str, *, number: int | None) -> torch.device:
+def _choose_device(name: str, *, number: int | None) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -123,7 +132,39 @@ def _device(name: str, *, number: int | None) -> torch.device:
         device = torch.device("cuda", number if number is not None else device.index or 0)
         if (device.index or 0) >= torch.cuda.device_count():
             raise DeviceError(
-                f"{device} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices; "
+                f"{device} is not available: torch finds {torch.cuda.device_count()} CUDA devices; "
                 "install a torch for your driver (https://pytorch.org), or train with --device cpu"
             )
     return device
+
+
+@contextmanager
+def stop_requests(*, answers: bool = True) -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether Ctrl-C was pressed or the process was asked to terminate.
+
+    The first request is answered at once and takes effect after the step in progress, so that what is saved
+    is a whole state. A second Ctrl-C ends the process immediately.
+
+    Args:
+        answers: Print the answer; one process of a team does.
+    """
+    requested_at: float | None = None
+
+    def request(number: int, frame: FrameType | None) -> None:
+        nonlocal requested_at
+        now = time.monotonic()
+        if requested_at is not None and number == signal.SIGINT and now - requested_at >= GRACE_S:
+            raise KeyboardInterrupt
+        if requested_at is None and answers:
+            os.write(2, STOPPING)  # print() may be what the signal interrupted
+        requested_at = requested_at or now
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # only the main thread receives signals
+        return
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: requested_at is not None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

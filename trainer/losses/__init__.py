@@ -1,1 +1,1 @@
-"""Losses of the trainer, one a file."""
+"""Losses of the trainer, one per file."""

@@ -26,7 +26,7 @@ class LossWeights:
         l2: Mean squared difference.
         lpips: Perceptual distance.
         identity: 1 - cosine of face embeddings.
-        moco: 1 - cosine of features, for other domains than faces.
+        moco: 1 - cosine of features, for domains other than faces.
         w_norm: Distance of the code from the mean style.
         inner_l2: Mean squared difference inside the face.
         inner_lpips: Perceptual distance inside the face.
@@ -49,13 +49,13 @@ class LossWeights:
 
 
 def needed_files(weights: LossWeights, lpips_network: LpipsNetwork) -> dict[str, str]:
-    """Return the options that name the files of the losses that count, each with where such a file is had."""
+    """Return the options for the files of the losses in use, each with where to get such a file."""
     counting = [_files(each.name, lpips_network) for each in fields(weights) if getattr(weights, each.name)]
     return {option: source for files in counting for option, source in files.items()}
 
 
 def _files(loss: str, lpips_network: LpipsNetwork) -> dict[str, str]:
-    """Return the same of one loss."""
+    """Return the same for one loss."""
     features = perceptual.ALEX if lpips_network == "alex" else perceptual.VGG
     lpips = {"--lpips-features": features.source, "--lpips-heads": features.heads_source}
     known = {"lpips": lpips, "inner_lpips": lpips, "identity": {"--identity": identities.SOURCE}}
@@ -63,7 +63,7 @@ def _files(loss: str, lpips_network: LpipsNetwork) -> dict[str, str]:
 
 
 class Criterion(nn.Module):
-    """Compute every loss that counts, and their weighted sum."""
+    """Computes every loss in use, and their weighted sum."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Criterion(nn.Module):
                 files = _files(name, lpips_network).items()
                 listed = " and ".join(f"{option} ({source})" for option, source in files)
                 raise InputError(
-                    f"the loss {name} has the weight {getattr(weights, name)} but no file: name it with "
+                    f"the loss {name} has the weight {getattr(weights, name)} but no file: pass "
                     f"{listed}, or leave the loss out with --set losses.{name}=0"
                 )
 
@@ -91,8 +91,8 @@ class Criterion(nn.Module):
         """Return the losses by name, and their weighted sum as ``total``.
 
         Args:
-            images: What the model made, RGB [N, 3, S, S] in [-1, 1].
-            targets: What it should have made.
+            images: The model's pictures, RGB [N, 3, S, S] in [-1, 1].
+            targets: The pictures wanted.
             offsets: Its codes minus the mean style, [N, L, D].
         """
         weights, losses = self.weights, dict[str, Tensor]()
@@ -117,7 +117,7 @@ class Criterion(nn.Module):
 
 
 def w_norm(offsets: Tensor) -> Tensor:
-    """Return how far codes [N, L, D] lie from the mean style: the mean of their Frobenius norms."""
+    """Return the distance of codes [N, L, D] from the mean style: the mean of their Frobenius norms."""
     return offsets.float().flatten(1).norm(dim=1).mean()
 
 

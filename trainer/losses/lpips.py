@@ -30,7 +30,7 @@ class Features:
     taps: tuple[int, ...]  # layers whose maps are compared, after their ReLU
     pooled_before: tuple[int, ...]
     pool: int  # pixels a side of the max-pooling, whose stride is 2
-    smallest: int  # pixels a side: below it a pooling has nothing left
+    smallest: int  # pixels a side that the poolings need
     source: str
     heads_source: str
 
@@ -93,7 +93,7 @@ class Lpips(nn.Module):
 
     @classmethod
     def load(cls: type[Kind], *, features: str | Path, heads: str | Path) -> Kind:
-        """Build it from the file of the feature network and the file of linear heads."""
+        """Load the file of the feature network and the file of the linear heads."""
         lpips, network = cls(), cls.NETWORK
         convs = weight_files.read(features, source=network.source)
         lines = weight_files.read(heads, source=network.heads_source)
@@ -110,7 +110,7 @@ class Lpips(nn.Module):
         """Return the five feature maps [N, C, h, w] of RGB images [N, 3, H, W] in [-1, 1].
 
         They are float32 of unit length at every position: under bfloat16 autocast only the
-        convolutions run in bfloat16, whose 8 bits would blur the differences of near images.
+        convolutions run in bfloat16, whose 8 bits would blur the differences of similar images.
         """
         return unit_length(self.maps(images))
 
@@ -152,17 +152,17 @@ class LpipsAlex(Lpips):
 
 
 class LpipsVgg(Lpips):
-    """LPIPS with VGG-16: three times the layers, for those whose other figures use it."""
+    """LPIPS with VGG-16, to compare with figures that use it."""
 
     NETWORK = VGG
 
 
 def enlarge(pictures: Tensor) -> Tensor:
-    """Return pictures in the size that LPIPS needs as a loss: small ones enlarged, others as they are.
+    """Return pictures in the size that LPIPS needs as a loss: small ones enlarged, others unchanged.
 
-    AlexNet's first layer takes steps of four pixels, so at 64x64 an eye lies in one place or two: LPIPS
-    was content with smudges there, and a generator made nothing else in 170,000 photos. With pictures
-    of twice the size, eyes and mouths came within a few hundred steps.
+    AlexNet's first layer has a stride of four pixels, so at 64x64 an eye covers one or two places: LPIPS
+    accepted smudges there, and after 170,000 photos a generator still made nothing else. With pictures
+    of twice the size, eyes and mouths appeared within a few hundred steps.
     """
     if pictures.shape[-1] < LOSS_SIZE:
         pictures = F.interpolate(pictures, size=(LOSS_SIZE, LOSS_SIZE), mode="bilinear")
@@ -172,7 +172,7 @@ def enlarge(pictures: Tensor) -> Tensor:
 def loss(lpips: Lpips, pictures: Tensor, targets: Tensor) -> Tensor:
     """Return the mean distance of pictures and targets [N, 3, S, S] for training.
 
-    Small ones it sees at places that are shifted at random, or a generator learns its grid.
+    Small pictures are shifted at random, or a generator would learn LPIPS's grid.
     """
     shift = random_shift(pictures)
     with torch.no_grad():
@@ -181,7 +181,7 @@ def loss(lpips: Lpips, pictures: Tensor, targets: Tensor) -> Tensor:
 
 
 def random_shift(pictures: Tensor) -> tuple[int, int]:
-    """Return how many pixels above and left of pictures [N, 3, S, S] the loss leaves out this time."""
+    """Return how many rows and columns of pictures [N, 3, S, S] the loss cuts off this time."""
     if pictures.shape[-1] > LOSS_SIZE:
         return 0, 0
     top, left = torch.randint(0, LOSS_STRIDE, (2,)).tolist()
@@ -199,6 +199,6 @@ def unit_length(maps: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _unit_length(x: Tensor) -> Tensor:
-    # The clamp keeps the gradient finite where every channel is zero; the root's would be infinite.
+    # The clamp keeps the gradient of the root finite where every channel is zero.
     length = x.square().sum(dim=1, keepdim=True).clamp_min(1e-24).sqrt()
     return x / (length + 1e-10)

@@ -1,6 +1,6 @@
 """Similarity of pictures of any domain, by the features of a ResNet-50 trained with MoCo (arXiv:2003.04297).
 
-It takes the place of the identity loss where there are no faces (e4e, arXiv:2102.02766, section 4).
+It replaces the identity loss where there are no faces (e4e, arXiv:2102.02766, section 4).
 """
 
 from pathlib import Path
@@ -63,7 +63,7 @@ class ResNet50(nn.Module):
 
 
 class Moco(nn.Module):
-    """Compare pictures by their MoCo features."""
+    """Compares pictures by their MoCo features."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Moco(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> "Moco":
-        """Build it from MoCo's own file, or from a plain ResNet-50."""
+        """Load MoCo's own file, or a plain ResNet-50."""
         content = weight_files.read(path, source=SOURCE)
         tensors: Any = content.get("state_dict", content)
         if any(name.startswith(PREFIX) for name in tensors):
@@ -83,10 +83,10 @@ class Moco(nn.Module):
         return cls(network)
 
     def train(self, mode: bool = True) -> "Moco":
-        """Stay in evaluation mode: its statistics are those of its own training."""
+        """Stay in evaluation mode, whose statistics are those of its own training."""
         return super().train(False)
 
     def embed(self, images: Tensor) -> Tensor:
         """Return features [N, 2048] of unit length of RGB images [N, 3, S, S] in [-1, 1]."""
-        x = F.interpolate(images.float(), size=SIZE)  # nearest and not normalised, as pSp's authors train
+        x = F.interpolate(images.float(), size=SIZE)  # nearest and not normalized, as in pSp's own training
         return F.normalize(self.network(x).float(), dim=1)

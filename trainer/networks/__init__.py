@@ -1,17 +1,16 @@
 """Network definitions, shared by the trainer and the export.
 
-Shape legend of the whole project: N images of a batch, H x W input pixels, S output side,
+Shape legend of the whole project: N images per batch, H x W input pixels, S output side,
 C channels, L styles (rows of a W+ code), D style dimension.
 
 Parameter names are those of the public checkpoints, so that ``load_state_dict`` reads an
 official file as it is.
 """
 
-from trainer.networks.encoders import Encoder, EncoderConfig, EncoderKind, draw_head_weights
+from trainer.networks.encoders import Encoder, EncoderConfig, EncoderKind, Translation, draw_head_weights
 from trainer.networks.generator import Generator, GeneratorConfig, Noise, official_channels
-from trainer.networks.model import Translation
 
-MOST_CHANNELS = 8192  # beyond any model; a slip of the hand, or a hostile file, would fill the memory
+MOST_CHANNELS = 8192  # beyond any model; a typo or a hostile file could fill the memory
 
 __all__ = [
     "MOST_CHANNELS",

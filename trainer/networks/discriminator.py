@@ -60,10 +60,10 @@ class Blur(nn.Module):
 
 
 class Halving(Blur):
-    """The filter, computed only where a stride of 2 looks: a quarter of the work."""
+    """The filter, computed only where a stride of 2 samples it: a quarter of the work."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu":  # whose gradient of a strided filter is 30 times slower
+        if x.device.type == "cpu":  # where the gradient of a strided filter is 30 times slower
             return super().forward(x)[:, :, ::2, ::2]
         channels = x.shape[1]
         weight = self.kernel.to(x.dtype).expand(channels, 1, *self.kernel.shape)
@@ -107,7 +107,7 @@ class Discriminator(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         """Return one score for each of the pictures [N, 3, S, S] in [-1, 1], [N]; above 0 is real."""
         x = self.convs(pictures.contiguous(memory_format=torch.channels_last))
-        with torch.autocast(x.device.type, enabled=False):  # little work, and the score is a small difference
+        with torch.autocast(x.device.type, enabled=False):  # cheap, and the score is a small difference
             x = self.final_conv(append_stddev(x.float(), group=self.config.stddev_group))
             x = leaky_relu(self.final_linear[0](x.flatten(1)))
             score: Tensor = self.final_linear[1](x)
@@ -117,7 +117,7 @@ class Discriminator(nn.Module):
 def append_stddev(x: Tensor, *, group: int) -> Tensor:
     """Append a channel that says how much the pictures of a group differ, [N, C + 1, H, W].
 
-    So the discriminator sees when all generated pictures are alike (Progressive GAN,
+    So the discriminator notices when all generated pictures look alike (Progressive GAN,
     arXiv:1710.10196, section 3).
     """
     count, channels, height, width = x.shape

@@ -1,4 +1,4 @@
-"""Encoders: picture -> W+ code (pSp, arXiv:2008.00951; e4e, arXiv:2102.02766)."""
+"""Encoders: picture -> W+ code (pSp, arXiv:2008.00951; e4e, arXiv:2102.02766), and the whole pSp model."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.networks.backbone import input_layer, residual_body
+from trainer.networks.generator import Generator, Noise
 from trainer.networks.layers import EqualLinear
 
 EncoderKind = Literal["psp", "e4e", "w", "naive_w+"]
@@ -52,9 +53,8 @@ class EncoderConfig:
 class MapToStyle(nn.Module):
     """One head: strided convolutions down to a point, then a linear layer (pSp, figure 2)."""
 
-    def __init__(
-        self, inputs: int, config: EncoderConfig, *, side: int
-    ) -> None:  # side: the longer one of its map
+    def __init__(self, inputs: int, config: EncoderConfig, *, side: int) -> None:
+        """Build a head for maps whose longer side has `side` pixels."""
         super().__init__()
         width, layers = config.head_width, []
         below = inputs
@@ -70,7 +70,7 @@ class MapToStyle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Common part of all encoders: the backbone. `create` gives the one that a configuration asks for."""
+    """The common part of all encoders, the backbone. `create` builds the encoder of a configuration."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -182,13 +182,41 @@ class LastLayerEncoder(Encoder):
         return codes.reshape(-1, self.config.num_styles, self.config.style_dim)
 
 
+class Translation(nn.Module):
+    """The pSp model: ``generator(encoder(image) + latent_avg)`` (equation 1 of arXiv:2008.00951).
+
+    Args:
+        encoder: Picture to code.
+        generator: Code to picture.
+        latent_avg: Added to every code: [L, D], [1, D], [D], or None for a model trained without it.
+    """
+
+    latent_avg: Tensor | None
+
+    def __init__(self, encoder: Encoder, generator: Generator, latent_avg: Tensor | None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.generator = generator
+        self.register_buffer("latent_avg", latent_avg)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return codes [N, L, D] of network inputs [N, C, H, W]."""
+        codes: Tensor = self.encoder(images)
+        return codes if self.latent_avg is None else codes + self.latent_avg
+
+    def forward(self, images: Tensor, *, noise: Noise = "const") -> Tensor:
+        """Translate network inputs [N, C, H, W] into pictures [N, 3, S, S]."""
+        pictures: Tensor = self.generator(self.encode(images), noise=noise)
+        return pictures
+
+
 def upsample_add(below: Tensor, lateral: Tensor) -> Tensor:
     """Resize a coarser map to the lateral one and add (align_corners, as the official weights need)."""
     return F.interpolate(below, size=lateral.shape[2:], mode="bilinear", align_corners=True) + lateral
 
 
 def normed_convolutions(encoder: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Yield each convolution that a batch norm follows, with that: an export folds the one into the other."""
+    """Yield each convolution with the batch norm that follows it: an export folds the two into one."""
     for module in encoder.modules():
         if isinstance(module, nn.Sequential):
             for layer, following in pairwise(module):
@@ -197,10 +225,10 @@ def normed_convolutions(encoder: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.Batc
 
 
 def draw_head_weights(encoder: Encoder) -> None:
-    """Draw the weights of the heads and of the lateral layers so that they keep the variance (He).
+    """Initialize heads and lateral layers so that they keep the variance (He).
 
-    They have no normalisation, and PyTorch's default shrinks what passes by 2.4 a layer: after five
-    layers all inputs have the same code, and 12,000 images did not change that.
+    They have no normalization, and PyTorch's default shrinks activations by 2.4 per layer: after five
+    layers all inputs have the same code, and 12,000 images of training did not change that.
     """
     for name, module in encoder.named_modules():
         if isinstance(module, nn.Conv2d) and name.startswith(("styles.", "latlayer")):

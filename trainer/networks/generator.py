@@ -55,7 +55,7 @@ class ModulatedConv(nn.Module):
 
     The style scales the activations and the demodulation scales the result, which equals scaling
     the weights of every sample and running a grouped convolution (equation 1), at the cost of a
-    plain one. `benchmarks` keeps the grouped form for comparison.
+    plain convolution. `benchmarks` keeps the grouped form for comparison.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class ModulatedConv(nn.Module):
             x = F.conv2d(x, weight, padding=self.padding)
         if not self.demodulate:
             return x
-        with torch.autocast(x.device.type, enabled=False):  # half a mantissa is too little for an energy
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 is too imprecise for a sum of squares
             energy = scale.float().square() @ weight.float().square().sum(dim=(2, 3)).T  # [N, O]
             demodulation = (energy + 1e-8).rsqrt()
         return x * demodulation[:, :, None, None].to(x.dtype)
@@ -153,7 +153,7 @@ class StyledConv(nn.Module):
 
 
 class ToRgb(nn.Module):
-    """Colours of one resolution, added to the upsampled picture of the one below."""
+    """The colors of one resolution, added to the upsampled picture of the one below."""
 
     def __init__(self, inputs: int, config: GeneratorConfig, *, up: bool = True) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ class Generator(nn.Module):
         config: Sizes.
 
     Which style goes where (0-based rows of the code): ``conv1`` 0, ``to_rgb1`` 1, then for each
-    resolution the upsampling convolution i, the convolution i + 1 and the colours i + 2, which
+    resolution the upsampling convolution i, the convolution i + 1 and the colors i + 2, which
     the next upsampling convolution shares; i = 1, 3, 5 ...
     """
 

@@ -1,8 +1,8 @@
 """A mapping network that draws styles like given ones, set rather than trained.
 
-Reconstruction alone never runs the mapping network. What it should do is known, though: turn a
-standard normal z into the normal distribution of the styles that the encoder gives. That is an affine
-map, and a mapping network of two layers or more can compute one exactly.
+Reconstruction alone never runs the mapping network, but what it should do is known: turn a standard normal z
+into the normal distribution of the encoder's styles. That is an affine map, which a mapping network of
+two or more layers can compute exactly.
 """
 
 import torch
@@ -19,9 +19,9 @@ SLOPE, GAIN = 0.2, 2**0.5  # of the leaky ReLU behind every layer
 def set_mapping(generator: Generator, styles: Tensor) -> float:
     """Make the mapping network draw from the normal distribution of styles [N, D].
 
-    The first layers pass on what they get, shifted to where the leaky ReLU is straight. The last but
-    one computes the style t with its sign turned, so that its leaky ReLU bends it as -f(-t), which
-    up to a factor is the inverse of f: the bend of the last layer then undoes it.
+    The first layers pass their input on, shifted to where the leaky ReLU f is linear. The last but one
+    computes the negated style -t, so that its leaky ReLU gives f(-t), and -f(-t) is the inverse of f up to a
+    factor: the leaky ReLU of the last layer then undoes it.
 
     Returns:
         The root mean square difference from the affine map, relative to the spread of the styles.
@@ -38,7 +38,7 @@ def set_mapping(generator: Generator, styles: Tensor) -> float:
     shift = zeros.new_zeros(())
     for layer in layers[:-2]:
         _set(layer, unit / GAIN, (size**0.5 - shift).expand(size) / GAIN)
-        shift = zeros.new_tensor(size**0.5)  # no z is longer, once brought to unit mean square
+        shift = zeros.new_tensor(size**0.5)  # no z is longer, once normalized to unit mean square
     _set(layers[-2], -spread, spread @ shift.expand(size) - mean)
     _set(layers[-1], unit / (-SLOPE * GAIN**2), zeros)
 
@@ -49,7 +49,7 @@ def set_mapping(generator: Generator, styles: Tensor) -> float:
 
 
 def check_depth(layers: int) -> None:
-    """Refuse a mapping network that cannot compute an affine map."""
+    """Check that a mapping network can compute an affine map."""
     if layers < 2:
         raise InputError(
             f"the generator has {layers} mapping layers; joint training sets the mapping network, which "

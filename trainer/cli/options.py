@@ -1,0 +1,56 @@
+"""Command-line options that several commands share."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from psp_rt.errors import InputError
+
+F = TypeVar("F", bound=Callable[..., Any])
+Folder = click.Path(exists=True, file_okay=False, path_type=Path)
+File = click.Path(exists=True, dir_okay=False, path_type=Path)
+NewFile = click.Path(dir_okay=False, path_type=Path)
+NewFolder = click.Path(file_okay=False, path_type=Path)
+
+device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+images = click.option("--images", type=Folder, help="Photos to train on.")
+validation = click.option("--validation", type=Folder, help="Photos to measure on, never trained on.")
+output = click.option("--output", type=NewFolder, help="Run folder.")
+config = click.option("--config", type=File, help="Settings, a TOML file.")
+changes = click.option(
+    "--set", "changes", multiple=True, metavar="NAME=VALUE", help="Change a setting, as in --set batch=16."
+)
+small = click.option("--small", is_flag=True, help="Settings for a CPU; --set still changes them.")
+dry_run = click.option("--dry-run", is_flag=True, help="Print the settings; needs no files.")
+compiled = click.option(
+    "--compile/--no-compile", "compiled", default=False, help="Compile the networks first (minutes)."
+)
+
+
+def lpips(command: F) -> F:
+    """Add the two files of LPIPS."""
+    features = click.option(
+        "--lpips-features", type=File, help="AlexNet (or VGG-16) weights in torchvision's format."
+    )
+    heads = click.option("--lpips-heads", type=File, help="LPIPS v0.1 weights: alex.pth (or vgg.pth).")
+    return features(heads(command))
+
+
+def require_named(needs: Mapping[str, str], named: Mapping[str, object]) -> None:
+    """Raise an error that lists the options that are missing, and what each needs.
+
+    Args:
+        needs: Option -> what to pass.
+        named: Option -> its value.
+    """
+    missing = [f"{option} ({what})" for option, what in needs.items() if named.get(option) is None]
+    if missing:
+        raise InputError(f"missing: {', '.join(missing)}. --dry-run shows the settings without them")
+
+
+def as_line(report: Mapping[str, float]) -> str:
+    """Return a report as a line of JSON."""
+    return json.dumps({name: round(value, 5) for name, value in report.items()})
