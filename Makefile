@@ -1,6 +1,8 @@
-# make demo   a face from a sketch, with the lean runtime alone
-# make test   everything that the tests need, then the tests
-# make rtx-test   parse and build the FP16 graphs by TensorRT for RTX (100 MB more), which needs no GPU
+# make demo       two pictures with the lean runtime alone: a face from a drawing, and one from a snapshot
+# make test       everything that the tests need, then style, types and the quick tests
+# make test-all   the slow tests too: full-size models
+# make rtx-test   parse and build the FP16 graphs with TensorRT for RTX (100 MB more); needs no GPU
+# make gpu-test   the tests that need an NVIDIA GPU
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,15 +10,24 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 RUNTIME := $(VENV)/runtime.installed
 EVERYTHING := $(VENV)/everything.installed
 RTX := $(VENV)/rtx.installed
+# One worker a core, each with one thread: many threads in small networks only wait for each other.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test check gpu-test rtx-test benchmark readme-tables train-demo clean
+.PHONY: demo test test-all check gpu-test rtx-test benchmark readme-tables train-demo clean
 
 demo: $(RUNTIME)
-	$(BIN)/psp-rt run models/sketch.engine models/drawing.png --output demo.png --couple
-	@echo "Look at demo.png: the drawing, and the face that the model makes of it."
+	$(BIN)/psp-rt run models/sketch.engine models/drawing.png --output demo-drawing.png --couple
+	$(BIN)/psp-rt run models/inversion.engine models/astronaut.jpg --output demo-snapshot.png --couple
+	@echo "Look at demo-drawing.png: a drawing, and the face that the model makes of it;"
+	@echo "and at demo-snapshot.png: the face found in a photo, and the model's picture of it."
 
 test: $(EVERYTHING) check
-	$(BIN)/python -m pytest
+	$(PYTEST) -n $(WORKERS) --dist loadfile -m 'not slow and not rtx'
+
+test-all: $(EVERYTHING) check
+	$(PYTEST) -n $(WORKERS) --dist loadfile -m 'not slow and not rtx'
+	$(BIN)/python -m pytest -m 'slow and not rtx'
 
 check: $(EVERYTHING)
 	$(BIN)/ruff check .
@@ -35,15 +46,15 @@ benchmark: $(EVERYTHING)
 readme-tables: $(EVERYTHING)
 	$(BIN)/python benchmarks/readme_tables.py
 
-# Make the models of models/ anew: hours on a CPU (the GPU way has not run yet). For example
-# make train-demo DEVICE=cuda FACES=photos HELD_OUT=others LPIPS=alexnet.pth HEADS=alex.pth IDENTITY=face.pt
+# Train the models of models/ again: hours on a CPU. For example
+# make train-demo DEVICE=cpu FACES=photos HELD_OUT=others LPIPS=alexnet.pth HEADS=alex.pth IDENTITY=face.pt
 DEVICE ?= cpu
 train-demo: $(EVERYTHING)
 	$(BIN)/python models/train.py --device $(DEVICE) --faces $(FACES) --held-out $(HELD_OUT) \
 		--lpips-features $(LPIPS) --lpips-heads $(HEADS) $(if $(IDENTITY),--identity $(IDENTITY))
 
 clean:
-	rm -rf $(VENV) demo.png
+	rm -rf $(VENV) demo-drawing.png demo-snapshot.png
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -56,7 +67,7 @@ $(EVERYTHING): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[cpu,openvino,export,train,benchmarks,dev]'
 	@touch $@ $(RUNTIME)
 
-# Without what they depend on: the metapackage asks for CUDA, which a build for a stated GPU does not use.
+# Without dependencies: the metapackage asks for CUDA, which a build for a stated GPU does not use.
 $(RTX): constraints.txt | $(EVERYTHING)
 	$(PIP) --no-deps tensorrt_rtx_cu13_libs tensorrt_rtx_cu13_bindings
 	@touch $@

@@ -34,8 +34,9 @@ pytestmark = pytest.mark.skipif(
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with the files that README speaks of."""
     folder = tmp_path_factory.mktemp("readme")
-    shutil.copy(ROOT / "models" / "sketch.engine", folder)
-    shutil.copy(ROOT / "models" / "drawing.png", folder)
+    for name in ("sketch.engine", "inversion.engine", "drawing.png"):
+        shutil.copy(ROOT / "models" / name, folder)
+    shutil.copy(ROOT / "models" / "astronaut.jpg", folder / "snapshot.jpg")
     drawing = Image.open(folder / "drawing.png")
     drawing.rotate(5, fillcolor=255).save(folder / "friend.png")
     (folder / "drawings").mkdir()
