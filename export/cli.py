@@ -14,7 +14,7 @@ from export.inspect.report import Inspection, compare_precisions, lines, view_gr
 from export.recover import recover_to
 from psp_rt import EngineFile, OutputError
 from psp_rt.build import BuildOptions, BuildRequest, prepare
-from psp_rt.cli.build import build_and_tell
+from psp_rt.cli.build import build_and_report
 from psp_rt.cli.group import Commands
 from psp_rt.files import check_apart, check_writable, write_atomically
 from psp_rt.hardware import default_threads
@@ -156,7 +156,7 @@ def export_command(
     size_mib = output.stat().st_size / 2**20
     click.echo(f"wrote {output} ({size_mib:.1f} MiB); try it with: psp-rt run {output} INPUT --output FILE")
     if tensorrt:
-        build_and_tell(request)
+        build_and_report(request)
 
 
 @main.command("inspect")

@@ -112,7 +112,7 @@ class StyledBatches:
             return remembered.styles
         rows = (self._manifest.num_styles, self._manifest.style_dim)
         weights = style.weights(
-            rows[0], self._manifest.layers_of_seeds
+            rows[0], self._manifest.default_layers
         )  # layers beyond the model are refused before any work
         reference = style.references(*rows, lambda seeds: self.map_seeds(backend, seeds))
         styles = Styles(reference=np.array(reference), weights=np.tile(weights, (len(reference), 1)))

@@ -22,11 +22,10 @@ from .batching import StyledBatches
 from .engine.manifest import InputSpec, Manifest
 from .engine.reader import EngineFile
 from .errors import BackendError, DeviceError, InputError, PspError
-from .faces import Finder
+from .faces import Finder, PhotoResult, Selection, translate_faces
 from .hardware.choose import BackendName, Choice, Device, Hardware, Precision, candidates
 from .hardware.probe import check_threads
 from .images import COLORS, Color, Pixels, is_device_array, read_pictures, to_array
-from .photos import PhotoResult, Selection, translate_faces
 from .streaming import check_frames, in_order
 from .style import Codes, StyleMix, check_seed
 

@@ -1,6 +1,6 @@
 """Build TensorRT plans for this machine's GPU into an engine file."""
 
-from .build import BuildRequest, build, prepare
+from .build import BuildRequest, build, build_and_compare, prepare
 from .builder import BuildOptions
 
-__all__ = ["BuildOptions", "BuildRequest", "build", "prepare"]
+__all__ = ["BuildOptions", "BuildRequest", "build", "build_and_compare", "prepare"]

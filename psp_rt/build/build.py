@@ -13,14 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from ..backends import open_backend
 from ..backends.backend import Backend
+from ..backends.tensorrt.backend import TensorRtBackend
 from ..engine.manifest import Manifest
 from ..engine.plans import RECORD, PlanRecord, PlanTarget
 from ..engine.ports import graph_name, weights_member
 from ..engine.reader import EngineFile
 from ..engine.writer import Content, add_plans
-from ..errors import BackendError, DeviceError, OutputError
+from ..errors import BackendError, DeviceError, OutputError, PspError
 from ..files import check_apart, check_writable, folder_beside, write_atomically
+from ..hardware.choose import Hardware, choose
 from ..hardware.probe import probe_driver
 from ..hardware.tensorrt import load_library, this_machine
 from .builder import BuildOptions, PlanBuilder, Progress
@@ -111,6 +114,29 @@ def build(
         if folder is not None:
             _export(files, folder)
     return record
+
+
+def build_and_compare(
+    request: BuildRequest, *, report: Callable[[str], None], progress: Progress | None = None
+) -> tuple[PlanRecord, str]:
+    """Build as `build` does; compare the plans with the portable graphs if both run here.
+
+    Returns:
+        The record, and why the plans were not compared; empty if they were.
+    """
+    hardware = Hardware()
+    try:
+        on_cpu, problem = choose(hardware, device="cpu"), hardware.tensorrt(0).problem
+    except PspError as error:
+        return build(request, report=report, progress=progress), str(error)
+    record = build(
+        request,
+        open_plans=None if problem else TensorRtBackend.open_files,
+        open_portable=None if problem else lambda engine: open_backend(engine, on_cpu),
+        report=report,
+        progress=progress,
+    )
+    return record, problem
 
 
 def prepare(request: BuildRequest) -> tuple[Any, PlanTarget]:

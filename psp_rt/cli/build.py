@@ -7,15 +7,9 @@ from pathlib import Path
 
 import click
 
-from ..backends import open_backend
-from ..backends.backend import Backend
-from ..backends.tensorrt.backend import TensorRtBackend
-from ..build.build import BuildRequest, build
-from ..build.builder import BuildOptions, Progress
+from ..build import BuildOptions, BuildRequest, build_and_compare
+from ..build.builder import Progress
 from ..engine.plans import PlanRecord
-from ..engine.reader import EngineFile
-from ..errors import PspError
-from ..hardware.choose import Hardware, choose
 from .info import PLAN_FIGURES, in_words
 
 Batch = click.IntRange(min=1, max=4096)
@@ -72,18 +66,13 @@ def build_command(
         export_folder=export_plan,
         timing_cache=timing_cache,
     )
-    build_and_tell(request)
+    build_and_report(request)
 
 
-def build_and_tell(request: BuildRequest) -> PlanRecord:
+def build_and_report(request: BuildRequest) -> PlanRecord:
     """Build, compare the plans with the portable graphs if both run here, and print what was made."""
-    problem = _comparison_obstacle()
-    record = build(
-        request,
-        open_plans=None if problem else TensorRtBackend.open_files,
-        open_portable=None if problem else _open_on_cpu,
-        report=lambda step: click.echo(f"... {step}"),
-        progress=_bar(),
+    record, problem = build_and_compare(
+        request, report=lambda step: click.echo(f"... {step}"), progress=_bar()
     )
     click.echo(f"plans for {record.machine}, batches {record.min_batch} to {record.max_batch}")
     click.echo(f"wrote {request.output or request.engine}: plans/{record.target}")
@@ -92,20 +81,6 @@ def build_and_tell(request: BuildRequest) -> PlanRecord:
     for name, text in in_words(record.parity, PLAN_FIGURES).items():
         click.echo(f"{name}: {text}, of the plans against the portable graphs")
     return record
-
-
-def _comparison_obstacle() -> str:
-    """Return why plans cannot be compared with the portable graphs here; empty if they can."""
-    hardware = Hardware()
-    try:
-        choose(hardware, device="cpu")
-    except PspError as error:
-        return str(error)
-    return hardware.tensorrt(0).problem
-
-
-def _open_on_cpu(engine: EngineFile) -> Backend:
-    return open_backend(engine, choose(Hardware(), device="cpu"))
 
 
 def _bar() -> Progress | None:

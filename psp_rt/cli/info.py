@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
-from .. import __version__
 from ..cuda.device import INSTALL_BINDINGS
 from ..engine.manifest import Manifest
 from ..engine.plans import PlanRecord, obstacle, records
@@ -106,7 +105,7 @@ def diagnose(engine: Path | None) -> Iterator[str]:
     """Yield the lines about this machine; with an engine, run it once."""
     machine, installed = Hardware(), installed_packages()
     yield _line("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}")
-    yield _line("psp_rt", __version__)
+    yield _line("psp_rt", installed_packages(["psp_rt"]).get("psp_rt", "from a checkout"))
     for name in PACKAGES:
         yield _line(name, installed.get(name, "not installed"))
     yield _line("providers", ", ".join(machine.providers) if machine.providers else "none")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from .. import __version__
 from ..engine.reader import EngineFile
 from .build import build_command
 from .faces import faces_command
@@ -16,7 +15,7 @@ from .run import run_command
 
 
 @click.group(cls=Commands)
-@click.version_option(__version__)
+@click.version_option(package_name="psp_rt")
 def main() -> None:
     """Run image-translation models from one engine file."""
 

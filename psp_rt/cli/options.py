@@ -12,7 +12,7 @@ import click
 
 from ..errors import InputError
 from ..hardware.choose import BACKENDS, PRECISIONS
-from ..style import StyleMix, layer_ranges, layer_rows
+from ..style import DEFAULT_LAYERS, StyleMix, layer_ranges, layer_rows
 from ..translator import Translator
 
 MAX_SEEDS = 1000
@@ -83,7 +83,7 @@ class StyleOptions:
 
     def layers_of(self, translator: Translator) -> str:
         """Return the layers to mix: those asked for, or the engine's."""
-        return self.layers or translator.manifest.layers_of_seeds
+        return self.layers or translator.manifest.default_layers or DEFAULT_LAYERS
 
     def report(self, translator: Translator) -> str:
         """Return which layers are mixed; a default may not be what the user expects."""

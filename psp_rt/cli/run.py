@@ -14,9 +14,9 @@ from PIL import Image
 
 from .. import drawings, faces
 from ..errors import InputError
+from ..faces import Selection, align_faces
 from ..hardware.choose import BackendName, Device, Precision
 from ..images import load, over_white
-from ..photos import Selection, align_faces
 from ..style import Codes, StyleMix
 from ..translator import Translator
 from .group import INTERRUPTED

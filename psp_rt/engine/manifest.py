@@ -28,8 +28,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from ..errors import FormatError, InputError
-from ..style import DEFAULT_LAYERS, layer_ranges
+from ..errors import FormatError
 from .fields import Fields
 
 FORMAT = "psp_rt.engine"
@@ -95,11 +94,6 @@ class Manifest:
     stripped: bool = False
     alignment: str | None = None
     default_layers: str | None = None
-
-    @property
-    def layers_of_seeds(self) -> str:
-        """The layers that random styles replace unless others are asked for."""
-        return self.default_layers or DEFAULT_LAYERS
 
     def to_json(self) -> str:
         """Return the manifest as JSON text."""
@@ -186,10 +180,8 @@ def _layers(fields: Fields) -> str | None:
     if fields.optional("default_layers") is None:
         return None
     layers = fields.text("default_layers", longest=60)
-    try:
-        layer_ranges(layers)
-    except InputError as error:
-        raise FormatError(f"manifest.json: default_layers: {error}") from None
+    if not re.fullmatch(r"[0-9][0-9,\- ]*", layers):
+        raise FormatError(f"manifest.json: default_layers is {layers!r}; expected layers, such as '3-'")
     return layers
 
 

@@ -10,11 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from PIL import Image
 
-from . import faces
-from .errors import InputError
-from .faces import Face, Finder
+from ..errors import InputError
+from ..images import check_array, load, over_white, pixels_of
+from ..images.decode import is_source
+from .align import crop, is_aligned
+from .detect import Finder, default_finder
+from .face import Face
+from .paste import paste as paste_face
 
 Selection = Literal["largest", "all"]
 Pictures = list[Image.Image]
@@ -48,6 +53,33 @@ class PhotoResult:
     report: str
 
 
+def find(image: Any, *, finder: Finder | None = None) -> list[Face]:
+    """Return the faces in a picture, the largest first.
+
+    Args:
+        image: A path, bytes, an open file, a PIL image, or RGB uint8 [H, W, 3].
+        finder: Another detector than the one that ships with psp_rt.
+
+    Returns:
+        Faces in pixels of the upright picture (turned as its EXIF orientation says); empty if there is none.
+    """
+    return (finder or default_finder()).find(np.asarray(upright_rgb(image)))
+
+
+def upright_rgb(image: Any) -> Image.Image:
+    """Return a picture as upright RGB: the pixels that `find`, `crop` and `paste` speak of."""
+    if is_source(image):
+        image = load(image)
+    if isinstance(image, Image.Image):
+        return Image.fromarray(pixels_of(image, "rgb"))
+    array = check_array(image)
+    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4)):
+        return over_white(Image.fromarray(array.squeeze(2) if array.shape[2:] == (1,) else array)).convert(
+            "RGB"
+        )
+    raise InputError(f"a picture must be [H, W] or [H, W, 3], got {list(array.shape)}")
+
+
 def translate_faces(
     run: Callable[[Pictures], Sequence[Image.Image | Pictures]],
     photo: Any,
@@ -72,7 +104,7 @@ def translate_faces(
     Raises:
         InputError: The photo shows no face, or cannot be read.
     """
-    upright = faces.upright_rgb(photo)
+    upright = upright_rgb(photo)
     aligned, report = align_faces(upright, size=size, select=select, finder=finder)
     found = run([face.picture for face in aligned])
     results = tuple(pictures if isinstance(pictures, list) else [pictures] for pictures in found)
@@ -80,7 +112,7 @@ def translate_faces(
     for style in range(len(results[0]) if paste else 0):
         picture = upright
         for face, pictures in zip(aligned, results, strict=True):
-            picture = faces.paste(picture, face.face, pictures[style], match_color=match_color)
+            picture = paste_face(picture, face.face, pictures[style], match_color=match_color)
         pasted.append(picture)
     return PhotoResult(photo=upright, faces=aligned, results=results, pasted=pasted, report=report)
 
@@ -95,15 +127,13 @@ def align_faces(
     Raises:
         InputError: It shows no face.
     """
-    found = faces.find(upright, finder=finder)
+    found = find(upright, finder=finder)
     if not found:
         raise InputError("no face was found in the picture")
     chosen = found if select == "all" else found[:1]
-    if len(found) == 1 and faces.is_aligned(found[0], *upright.size):
+    if len(found) == 1 and is_aligned(found[0], *upright.size):
         return (AlignedFace(face=found[0], picture=upright, whole=True),), "1 face, already aligned"
-    aligned = tuple(
-        AlignedFace(face=face, picture=faces.crop(upright, face, size), whole=False) for face in chosen
-    )
+    aligned = tuple(AlignedFace(face=face, picture=crop(upright, face, size), whole=False) for face in chosen)
     return aligned, _report(found, chosen)
 
 
