@@ -28,6 +28,7 @@ import torch
 
 from benchmarks.report import provenance
 from benchmarks.training_speed import drawn_files
+from benchmarks.training_speed.sizes import SMALL, TINY, TINY_GENERATOR
 from psp_rt import PspError
 from psp_rt.files import check_writable, write_atomically
 from trainer import recipe as tasks
@@ -37,7 +38,6 @@ from trainer.evaluation.measure import Candidate
 from trainer.evaluation.tables import Comparison
 from trainer.loop import distributed as team
 from trainer.losses.lpips import LpipsAlex
-from trainer.networks import GeneratorConfig
 
 PROGRAM = "benchmarks/encoders.py"
 VARIANTS = {
@@ -46,24 +46,6 @@ VARIANTS = {
     "psp": ("encoder=psp",),
     "psp-without-identity": ("encoder=psp", "losses.identity=0"),
 }
-SMALL = (  # for generators of 64 pixels and a budget of minutes
-    "input_size=64",
-    "widths=[24, 48, 96, 96]",
-    "depths=[1, 2, 2, 1]",
-    "head_width=64",
-    "optimizer=adam",
-    "learning_rate=1e-3",
-    "batch=32",
-    "precision=bf16",
-)
-TINY = (
-    "input_size=32",
-    "widths=[8, 8, 8, 8]",
-    "depths=[1, 1, 1, 1]",
-    "head_width=8",
-    "batch=4",
-)
-TINY_GENERATOR = GeneratorConfig(channels=(8, 8, 8, 8), style_dim=12, mapping_layers=2)  # 32 pixels
 
 
 @dataclass(frozen=True, kw_only=True)

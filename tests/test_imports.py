@@ -1,46 +1,130 @@
-"""Imports follow the arrows: the trainer stands alone, the export on the trainer's networks."""
+"""Imports follow the arrows: lower floors know nothing of higher ones, and rooms have public faces."""
+
+from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PROJECT = ("psp_rt", "export", "trainer", "benchmarks", "tests")
-ALLOWED = {
-    "trainer": (
-        "trainer",
-        "psp_rt.images",
-        "psp_rt.files",
-        "psp_rt.errors",
-        "psp_rt.cli.group",
-        "psp_rt.Translator",
-    ),
-    "export": ("export", "psp_rt", "trainer.networks", "trainer.checkpoint"),
-}
+PACKAGES = ("psp_rt", "export", "trainer", "benchmarks")
+
+# psp_rt from the ground up. A room may import those of the floors below its own.
+FLOORS = (
+    ("errors",),
+    ("files", "style", "streaming"),
+    ("engine",),
+    ("cuda", "images"),
+    ("hardware",),
+    ("backends", "faces"),
+    ("batching", "build", "drawings"),
+    ("translator",),
+    ("__init__", "cli"),
+    ("__main__",),
+)
+# What other packages may import of psp_rt: these rooms, and the names of `psp_rt.__all__`.
+PUBLIC = (
+    *("build", "cli.build", "cli.group", "cli.info", "drawings", "engine", "errors", "faces", "files"),
+    *("hardware", "images", "style"),
+)
+OF_TRAINER = ("cli.group", "errors", "faces", "files", "images")
+LONGEST_CHAIN = 18
 
 
-def imported(file):
-    """Return the modules of this project that a file imports, as full names."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+def module_of(file: Path) -> str:
+    """Return a file's full module name."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_of(file): file for package in PACKAGES for file in (ROOT / package).rglob("*.py")}
+
+
+@cache
+def imported(module: str) -> frozenset[str]:
+    """Return the modules of this project that a module imports, and "package.name" for names."""
+    file = FILES[module]
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    found = set()
+    for node in executed(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{file} has a relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in names if name.split(".")[0] in PROJECT}
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    return frozenset(name for name in found if name.partition(".")[0] in PACKAGES)
 
 
-# `psp_rt` itself is held by test_runtime_imports.py.
-@pytest.mark.parametrize("package", ALLOWED)
-def test_imports_follow_the_arrows(package):
-    files = list((ROOT / package).rglob("*.py"))
-    assert files
-    astray = {
-        f"{file.relative_to(ROOT)}: {name}"
-        for file in files
-        for name in imported(file)
-        if not any(f"{name}.".startswith(f"{allowed}.") for allowed in ALLOWED[package])
-    }
-    assert astray == set()
+def executed(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes of a syntax tree, without imports that only type checkers see."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield from executed(child)
+
+
+def modules(module: str) -> set[str]:
+    """Return the modules that a module imports."""
+    names = (name if name in FILES else name.rpartition(".")[0] for name in imported(module))
+    return {name for name in names if name in FILES and name != module}
+
+
+def room_of(module: str) -> str:
+    """Return the room of a module of psp_rt."""
+    return [*module.split("."), "__init__"][1]
+
+
+def test_every_room_of_psp_rt_has_a_floor():
+    rooms = {room_of(module) for module in FILES if module.partition(".")[0] == "psp_rt"}
+    assert rooms == {room for floor in FLOORS for room in floor}
+
+
+def test_no_file_of_psp_rt_imports_from_its_own_floor_or_above():
+    floor_of = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+    astray = [
+        f"{module} imports {other}"
+        for module in FILES
+        if module.partition(".")[0] == "psp_rt"
+        for other in modules(module)
+        if room_of(other) != room_of(module) and floor_of[room_of(other)] >= floor_of[room_of(module)]
+    ]
+    assert astray == []
+
+
+@pytest.mark.parametrize("package", ["export", "trainer", "benchmarks"])
+def test_other_packages_use_the_public_rooms_of_psp_rt(package):
+    public = OF_TRAINER if package == "trainer" else PUBLIC
+    astray = [
+        f"{module} imports {name}"
+        for module in FILES
+        if module.partition(".")[0] == package
+        for name in imported(module)
+        if name.startswith("psp_rt.") and name[7:].partition(".")[0].islower()
+        if not any(f"{name[7:]}.".startswith(f"{room}.") for room in public) and name != "psp_rt.write_engine"
+    ]
+    assert astray == []
+
+
+def test_export_and_trainer_stand_on_their_own():
+    below = {"trainer": (), "export": ("trainer.networks", "trainer.checkpoint")}
+    astray = [
+        f"{module} imports {name}"
+        for module in FILES
+        if (package := module.partition(".")[0]) in below
+        for name in imported(module)
+        if not name.startswith(("psp_rt", f"{package}.", *below[package])) and name != package
+    ]
+    assert astray == []
+
+
+def test_chains_of_imports_are_short():
+    @cache
+    def chain(module: str) -> tuple[str, ...]:
+        return max(((module, *chain(other)) for other in modules(module)), key=len, default=(module,))
+
+    longest = max(map(chain, FILES), key=len)
+    assert len(longest) <= LONGEST_CHAIN, " > ".join(longest)

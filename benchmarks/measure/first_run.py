@@ -12,51 +12,8 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-
-@dataclass(frozen=True, kw_only=True)
-class FreshRun:
-    """psp_rt with default settings on the CPU: medians over several processes, and the largest memory."""
-
-    what: str
-    processes: int
-    import_s: float
-    open_s: float
-    first_run_s: float
-    second_run_s: float
-    peak_open_mib: float
-    peak_mib: float
-
-    @property
-    def first_picture_s(self) -> float:
-        """Time to open and to make the first picture, without the import."""
-        return self.open_s + self.first_run_s
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContenderRun:
-    """One contender alone in a process.
-
-    Args:
-        batch: Pictures per call.
-        clones: Simultaneous calls.
-        open_s: None for weights that are drawn instead of read from a file.
-        peak_mib: Peak host memory.
-        device_mib: GPU memory; None on the CPU.
-    """
-
-    contender: str
-    batch: int
-    clones: int
-    open_s: float | None
-    first_run_s: float
-    second_run_s: float
-    peak_mib: float
-    device_mib: float | None
-
 
 Opened = tuple[Callable[[], object], bool, dict[str, float]]  # translates, runs on a GPU, times until then
 

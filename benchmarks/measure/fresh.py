@@ -8,14 +8,16 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks import ROOT
 from benchmarks.contenders.contender import Entry
-from benchmarks.measure.first_run import ContenderRun, FreshRun
-from benchmarks.measure.workload import Workload
+from benchmarks.measure.timing import ContenderRun, FreshRun
+
+if TYPE_CHECKING:
+    from benchmarks.measure.workload import Workload
 
 FIRST_RUN = "benchmarks.measure.first_run"
 

@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.contenders.contender import Agreement
-from benchmarks.measure.first_run import ContenderRun, FreshRun
 from benchmarks.measure.limits import Ceilings, Distance, Peak, Work, distances
-from benchmarks.measure.timing import STAGES, Timing
+from benchmarks.measure.timing import STAGES, ContenderRun, FreshRun, Timing
 from benchmarks.report import paper, statistics
 from psp_rt.files import write_atomically
 

@@ -18,8 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from benchmarks.measure.first_run import ContenderRun
-from benchmarks.measure.timing import RUNS_EACH, Timing, clones_stage
+from benchmarks.measure.timing import RUNS_EACH, ContenderRun, Timing, clones_stage
 
 RESAMPLES = 2000
 

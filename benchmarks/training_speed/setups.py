@@ -7,10 +7,10 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from benchmarks.encoders import SMALL, TINY, TINY_GENERATOR
 from benchmarks.training_speed import drawn_files
 from benchmarks.training_speed import loops as training_loops
 from benchmarks.training_speed.loops import Files, PlainEncoderLoop, PlainGeneratorLoop, Spent
+from benchmarks.training_speed.sizes import SMALL, TINY, TINY_GENERATOR
 from trainer.cli import encoder as encoder_command
 from trainer.generator.config import GanConfig, default_channels
 from trainer.joint.config import small_generator

@@ -9,9 +9,8 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import latency
-from benchmarks.measure.first_run import ContenderRun
 from benchmarks.measure.limits import Ceilings, Work
-from benchmarks.measure.timing import Timing
+from benchmarks.measure.timing import ContenderRun, Timing
 from benchmarks.report import page
 from benchmarks.report.result import ContenderResult, ModelResult, Results
 from benchmarks.report.tables import all_tables

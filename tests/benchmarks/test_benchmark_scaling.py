@@ -13,8 +13,7 @@ from benchmarks.contenders.all import ENTRIES
 from benchmarks.contenders.contender import Entry
 from benchmarks.contenders.translator import PspRt
 from benchmarks.measure import fresh, limits, models, stages, timing, workload
-from benchmarks.measure.first_run import ContenderRun
-from benchmarks.measure.timing import Timing
+from benchmarks.measure.timing import ContenderRun, Timing
 from benchmarks.report import statistics
 
 QUICK = ["--quick", "--threads", "1", "--contenders", "psp_rt-cpu"]

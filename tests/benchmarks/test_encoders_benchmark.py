@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks import encoders, readme_tables
 from benchmarks.report import provenance
-from benchmarks.training_speed import drawn_files
+from benchmarks.training_speed import drawn_files, sizes
 from trainer.checkpoint import load_generator
 from trainer.losses.identity import MOBILEFACENET, Identity
 from trainer.losses.lpips import LpipsAlex
@@ -70,8 +70,8 @@ def test_what_is_missing_is_named(capsys):
 
 
 def test_drawn_files_are_read_like_real_ones(tmp_path):
-    path = drawn_files.generator(tmp_path / "g.pt", encoders.TINY_GENERATOR)
-    assert load_generator(path)[0].config == encoders.TINY_GENERATOR
+    path = drawn_files.generator(tmp_path / "g.pt", sizes.TINY_GENERATOR)
+    assert load_generator(path)[0].config == sizes.TINY_GENERATOR
     assert Identity.load(drawn_files.identity(tmp_path / "i.ckpt")).crop == MOBILEFACENET
     features, heads = drawn_files.lpips(tmp_path)
     lpips = LpipsAlex.load(features=features, heads=heads)
