@@ -43,13 +43,13 @@ def test_every_encoder_is_trained_alike_and_measured(output):
     assert "| pSp (paper) | 0.58 | 0.19 | 0.04 | 0.106 |" in shown
     assert "python benchmarks/encoders.py --quick" in shown
     with Image.open(output / "comparison.png") as sheet:
-        assert sheet.size == (6 * 32 * 2, 2 * 32 * 2)  # input, target and four encoders, two photos
+        assert sheet.size == (6 * 32 * 2, 2 * 32 * 2 + 14)  # input, target and four encoders, two photos
 
 
 def test_the_same_command_goes_on_where_it_stopped(output, capsys):
     before = (output / "psp/latest.pt").read_bytes()
     assert encoders.main([*QUICK, "--output", str(output)]) == 0
-    assert capsys.readouterr().out.count("going on after 4 images") == 4
+    assert capsys.readouterr().err.count("resuming after 4 images") == 4
     assert (output / "psp/latest.pt").read_bytes() == before
 
 

@@ -163,6 +163,7 @@ def test_an_identity_file_is_known_by_its_tensors(tmp_path, monkeypatch):
     assert (loaded.network.conv2.conv.weight == 0.25).all()
 
 
+@pytest.mark.slow  # full size
 @pytest.mark.parametrize("known", [0, 1])
 def test_curricularface_is_read_strictly_in_its_public_format(known, tmp_path):
     with torch.device("meta"):
