@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,9 @@ from ...cuda.device import Resources
 from ...engine.ports import Port
 from ...errors import BackendError, FormatError
 from ..backend import Styles
-from .plans import LoadedPlans, Network
+
+if TYPE_CHECKING:
+    from .plans import LoadedPlans, Network
 
 Array = npt.NDArray[Any]
 
