@@ -3,20 +3,17 @@
     import psp_rt
     face = psp_rt.Translator("sketch.engine").run("drawing.png")
 
-Where to look:
+Where to look, from the bottom up:
 
-    translator, style, streaming            what a program calls
-    styled_batches, parts                   styles mixed in, and batches in parts
-    picture_forms, images                   pictures in, pictures out
-    device_array, foreign_arrays, dlpack,   the same on a GPU
-    stream_forms, gpu_call
-    manifest, engine_file, engine_writer,   the file, and how it is checked
-    zip_layout, onnx_weights, onnx_inputs
-    choice, device, openvino_library        what there is to run on, and what `auto` takes
-    backends/                               the runtimes, behind one protocol
-    cuda, cuda_work                         the driver calls that they make
-    plans, build, tensorrt_build, ...       TensorRT plans inside the file
-    cli, run_command, build_command, ...    the command: run, build, info, doctor
+    engine/       the file: its manifest, how it is read safely, which graphs it may contain
+    images/       pictures in, pictures out
+    hardware/     what this machine has, and which backend "auto" uses
+    cuda/         device, streams, and the arrays of other libraries
+    backends/     ONNX Runtime, OpenVINO and TensorRT behind one interface
+    faces/        find, align and put back faces; drawings.py cleans drawings
+    build/        TensorRT plans for the GPU of this machine
+    translator    what a program calls; style, batching and streaming are its parts
+    cli/          the psp-rt command
 """
 
 from .cuda.arrays import DeviceArray
@@ -55,3 +52,7 @@ __all__ = [
     "Translator",
     "write_engine",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "drawings", "faces"]

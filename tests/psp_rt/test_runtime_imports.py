@@ -7,6 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import psp_rt
+from tests.messages import assert_says
+
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt", "cv2", "cuda", "pycuda", "click", "trainer", "export")
 NEVER = {"torch", "onnx", "trainer", "export"}
@@ -47,3 +52,35 @@ def test_a_tiny_engine_runs_without_torch(tmp_path):
         "print(translator.generate(translator.sample(1)).shape)\n"
     )
     assert python(code) == "(10, 14, 3)\n"
+
+
+# Types for users.
+
+PROGRAM = """
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+import psp_rt
+
+translator = psp_rt.Translator("sketch.engine", device="cpu", backend="auto", precision="fp32", color="rgb")
+face: Image.Image = translator.run("drawing.png")
+frame: npt.NDArray[np.uint8] = translator.run(np.zeros((8, 8, 3), np.uint8))
+faces: list[Image.Image] = translator.run(["a.png", "b.png"])
+for picture in translator.stream([Image.new("RGB", (8, 8))]):
+    picture.save("out.png")
+codes: npt.NDArray[np.float32] = translator.encode(face)
+"""
+
+
+@pytest.mark.slow
+def test_a_users_program_type_checks_and_a_wrong_literal_does_not(tmp_path):
+    (tmp_path / "right.py").write_text(PROGRAM)
+    (tmp_path / "wrong.py").write_text(PROGRAM.replace('device="cpu"', 'device="gpu"'))
+    command = [sys.executable, "-m", "mypy", "--strict", f"--cache-dir={tmp_path}/cache", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert "right.py" not in done.stdout
+    assert_says(done.stdout, "wrong.py:7", '"device"', "Literal['gpu']", "Found 1 error")
+
+
+def test_dir_shows_the_public_names():
+    assert dir(psp_rt) == sorted([*psp_rt.__all__, "drawings", "faces"])
