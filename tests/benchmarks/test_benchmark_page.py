@@ -144,7 +144,7 @@ def test_no_id_stands_twice_and_every_one_that_is_meant_exists(text: str):
     assert set(re.findall(r'href="#([^"]*)"', text)) <= set(ids)
 
 
-def test_a_contender_has_one_colour_in_all_plots(text: str):
+def test_a_contender_has_one_color_in_all_plots(text: str):
     from benchmarks.report.plots import COLORS
 
     colors = [COLORS[name] for name in NAMES]

@@ -209,7 +209,7 @@ def test_the_input_can_be_named_but_must_fit_the_channels(load):
         CheckpointError, match=r"--input says labels:19, which needs 19 input channels, but .* 3"
     ):
         load(content, input="labels:19")
-    for wrong in ("colour", "labels:1"):
+    for wrong in ("color", "labels:1"):
         with pytest.raises(CheckpointError, match=f"--input is '{wrong}'; expected rgb, gray or labels:N"):
             load(content, input=wrong)
 

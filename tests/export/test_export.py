@@ -375,7 +375,7 @@ def test_the_command_pairs_an_encoder_with_another_generator(official, stylegan,
             "Error: psp.pt: the encoder type is w, but the tensors are those of a psp or e4e",
         ),
         (["--input", "labels:5"], "Error: psp.pt: --input says labels:5, which needs 5 input channels"),
-        (["--input", "colour"], "Error: psp.pt: --input is 'colour'; expected rgb, gray or labels:N"),
+        (["--input", "color"], "Error: psp.pt: --input is 'color'; expected rgb, gray or labels:N"),
     ],
 )
 def test_a_wrong_wish_is_a_message_and_no_traceback(official, command, tmp_path, options, message):

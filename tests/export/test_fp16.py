@@ -84,7 +84,7 @@ def test_all_convolutions_on_maps_are_fp16(exported):
         assert {kind for node, kind in of.items() if gates in node} == {SINGLE}
 
 
-def test_styles_demodulation_colours_and_rounding_stay_fp32(exported):
+def test_styles_demodulation_colors_and_rounding_stay_fp32(exported):
     _, folder = exported
     of = types(folder / "generator.fp16.onnx")
     styles = [
@@ -92,12 +92,12 @@ def test_styles_demodulation_colours_and_rounding_stay_fp32(exported):
         for node in of
         if re.search(r"/affine/|/conv/(Abs|ReduceMax|MatMul|Sqrt|Div|Mul_[234]|Mul)$", node)
     ]
-    colours = [node for node in of if re.match(r"/to_rgb.*/(Add|Add_1|Conv|DepthToSpace|Clip)$", node)]
+    colors = [node for node in of if re.match(r"/to_rgb.*/(Add|Add_1|Conv|DepthToSpace|Clip)$", node)]
     rounding = [node for node in of if re.fullmatch(r"/(Mul_3|Add_1|Clip|Transpose)", node)]
-    assert len(styles) == 7 * 10 + 4  # seven layers, and four for colours
-    assert len(colours) == 4 + 3 * 3
+    assert len(styles) == 7 * 10 + 4  # seven layers, and four for colors
+    assert len(colors) == 4 + 3 * 3
     assert len(rounding) == 4
-    assert {of[node] for node in [*styles, *colours, *rounding]} == {SINGLE}
+    assert {of[node] for node in [*styles, *colors, *rounding]} == {SINGLE}
 
 
 def test_gates_norms_and_codes_stay_fp32(exported):
@@ -227,7 +227,7 @@ def test_large_styles_and_weights_survive_where_the_naive_form_is_flat(tmp_path,
 
 
 def loud(network):
-    """Give the last layer a bias that leaves FP16's range with the activation, and colours that fit to it."""
+    """Give the last layer a bias that leaves FP16's range with the activation, and colors that fit to it."""
     network.convs[5].activate.bias.data += 50_000
     network.to_rgbs[2].conv.weight.data /= 50_000
     return network

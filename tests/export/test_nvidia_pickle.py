@@ -82,10 +82,10 @@ def convolution(inputs, outputs, side, *, clamp):
 
 
 def block(inputs, outputs, side, *, clamp):
-    colours = {"weight": torch.randn(3, outputs, 1, 1), "bias": torch.randn(3)}
+    colors = {"weight": torch.randn(3, outputs, 1, 1), "bias": torch.randn(3)}
     modules = {"conv0": convolution(inputs, outputs, side, clamp=clamp)} if inputs else {}
     modules["conv1"] = convolution(outputs, outputs, side, clamp=clamp)
-    modules["torgb"] = Fake("ToRGBLayer", colours, {"affine": dense(LENGTH, outputs)}, conv_clamp=clamp)
+    modules["torgb"] = Fake("ToRGBLayer", colors, {"affine": dense(LENGTH, outputs)}, conv_clamp=clamp)
     tensors = {"resample_filter": filter_taps()}
     if not inputs:
         tensors["const"] = torch.randn(outputs, side, side)
@@ -176,7 +176,7 @@ def run_convolution(module, x, w, *, up=False):
     return bounded(F.leaky_relu(x, 0.2) * 2**0.5, state["conv_clamp"])
 
 
-def run_colours(module, x, w):
+def run_colors(module, x, w):
     tensors = module.state["_parameters"]
     style = run_dense(at(module, "affine"), w)[0] / tensors["weight"].shape[1] ** 0.5
     rgb = F.conv2d(x, tensors["weight"] * style[None, :, None, None]) + tensors["bias"][:, None, None]
@@ -200,8 +200,8 @@ def run(generator, codes):
             x, row = run_convolution(layers["conv0"], x, row, up=True), next(rows)
             below = per_channel(F.pad(zeros_between(rgb), (2, 2, 2, 2)), filter_taps() * 4)
         x, row = run_convolution(layers["conv1"], x, row), next(rows)
-        colours = run_colours(layers["torgb"], x, row)
-        rgb = colours if rgb is None else below + colours
+        colors = run_colors(layers["torgb"], x, row)
+        rgb = colors if rgb is None else below + colors
     return rgb
 
 

@@ -61,7 +61,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def levels(pictures: np.ndarray) -> np.ndarray:
-    """Turn [N, 3, S, S] in [-1, 1] into grey levels [N, S, S, 3], not yet rounded."""
+    """Turn [N, 3, S, S] in [-1, 1] into gray levels [N, S, S, 3], not yet rounded."""
     return np.moveaxis(np.clip(pictures * 127.5 + 127.5, 0, 255), 1, 3)
 
 

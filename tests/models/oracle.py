@@ -168,12 +168,12 @@ def generate(values: Mapping[str, Array], codes: Array, *, noise: bool = True) -
     pictures = [decoder[f"noises.noise_{layer}"] * noise for layer in range(codes.shape[1] - 1)]
     x = np.repeat(decoder["input.input"], len(codes), axis=0)
     x = styled_conv(decoder.at("conv1"), x, codes[:, 0], pictures[0])
-    skip = colours(decoder.at("to_rgb1"), x, codes[:, 1])
+    skip = colors(decoder.at("to_rgb1"), x, codes[:, 1])
     for i in range(1, codes.shape[1] - 2, 2):  # the rows are shared as in the public code
         x = styled_conv(decoder.at("convs", i - 1), x, codes[:, i], pictures[i])
         x = styled_conv(decoder.at("convs", i), x, codes[:, i + 1], pictures[i + 1])
         layer = decoder.at("to_rgbs", i // 2)
-        skip = upfirdn(skip, layer["upsample.kernel"], up=2, pad=(2, 1)) + colours(layer, x, codes[:, i + 2])
+        skip = upfirdn(skip, layer["upsample.kernel"], up=2, pad=(2, 1)) + colors(layer, x, codes[:, i + 2])
     return skip
 
 
@@ -182,7 +182,7 @@ def styled_conv(layer: Tensors, x: Array, style: Array, noise: Array) -> Array:
     return fused_leaky(x + layer["activate.bias"][:, None, None])
 
 
-def colours(layer: Tensors, x: Array, style: Array) -> Array:
+def colors(layer: Tensors, x: Array, style: Array) -> Array:
     return modulated_conv(layer.at("conv"), x, style, demodulate=False) + layer["bias"]
 
 

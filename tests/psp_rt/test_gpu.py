@@ -188,7 +188,7 @@ def test_an_address_on_the_host_is_refused_and_the_gpu_lives_on(translator):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_plans_stay_near_the_portable_graphs(tmp_path, precision):
-    """FP32 within a grey level; FP16 at 40 dB or more."""
+    """FP32 within a gray level; FP16 at 40 dB or more."""
     pytest.importorskip("tensorrt", reason="needs TensorRT: pip install 'psp_rt[tensorrt]'")
     from export.checkpoints import load as checkpoints
     from export.engine import Settings, export_engine

@@ -87,7 +87,7 @@ def test_an_external_tensor_without_a_place_reads_nothing(tmp_path, files):
         Translator(path, device="cpu", backend="openvino")
 
 
-def test_a_picture_does_not_depend_on_its_neighbours():
+def test_a_picture_does_not_depend_on_its_neighbors():
     with Translator(DEMONSTRATION, device="cpu", backend="openvino") as translator:
         codes = np.stack([translator.sample(seed) for seed in range(3)])
         together = translator.generate(codes)

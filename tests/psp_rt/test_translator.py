@@ -108,7 +108,7 @@ def test_one_channel_pictures_may_come_without_a_channel_axis(open_translator):
     np.testing.assert_array_equal(translator.run(pictures)[0], translator.run(pictures[0]))
 
 
-def test_grey_pictures_for_an_rgb_model_must_come_as_a_list(translator):
+def test_gray_pictures_for_an_rgb_model_must_come_as_a_list(translator):
     with pytest.raises(InputError, match="pass gray pictures for an RGB model as a list"):
         translator.run(batch_of(2))
     assert len(translator.run(list(batch_of(2)))) == 2

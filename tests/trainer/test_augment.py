@@ -24,9 +24,9 @@ def moved(picture, matrix):
     return augment.resample(picture[:1], matrix)[0]
 
 
-def recoloured(colour, matrix):
-    picture = torch.tensor(colour).reshape(1, 3, 1, 1)
-    return augment.recolour(picture, matrix).flatten().tolist()
+def recolored(color, matrix):
+    picture = torch.tensor(color).reshape(1, 3, 1, 1)
+    return augment.recolor(picture, matrix).flatten().tolist()
 
 
 def drawn(draw, count=4000, **settings):
@@ -108,26 +108,26 @@ def test_random_turns_cover_the_circle_and_random_shifts_an_eighth_of_the_side()
 
 
 def test_brightness_adds_and_contrast_multiplies():
-    assert recoloured((0.1, 0.2, 0.3), augment.brightened(values(0.5))) == pytest.approx([0.6, 0.7, 0.8])
-    assert recoloured((0.1, 0.2, 0.3), augment.contrasted(values(2))) == pytest.approx([0.2, 0.4, 0.6])
+    assert recolored((0.1, 0.2, 0.3), augment.brightened(values(0.5))) == pytest.approx([0.6, 0.7, 0.8])
+    assert recolored((0.1, 0.2, 0.3), augment.contrasted(values(2))) == pytest.approx([0.2, 0.4, 0.6])
 
 
 def test_a_luma_flip_exchanges_light_and_dark_and_keeps_the_hue():
     matrix = augment.lightened(values(-1))
-    assert recoloured((0.4, 0.4, 0.4), matrix) == pytest.approx([-0.4] * 3)
-    assert recoloured((0.3, 0, -0.3), matrix) == pytest.approx([0.3, 0, -0.3])
+    assert recolored((0.4, 0.4, 0.4), matrix) == pytest.approx([-0.4] * 3)
+    assert recolored((0.3, 0, -0.3), matrix) == pytest.approx([0.3, 0, -0.3])
 
 
 def test_a_third_of_a_hue_turn_takes_red_to_green_and_green_to_blue():
     matrix = augment.hue_turned(values(2 * math.pi / 3))
-    assert recoloured(RED, matrix) == pytest.approx(GREEN, abs=1e-6)
-    assert recoloured(GREEN, matrix) == pytest.approx(BLUE, abs=1e-6)
-    assert recoloured((0.5, 0.5, 0.5), matrix) == pytest.approx([0.5] * 3)
+    assert recolored(RED, matrix) == pytest.approx(GREEN, abs=1e-6)
+    assert recolored(GREEN, matrix) == pytest.approx(BLUE, abs=1e-6)
+    assert recolored((0.5, 0.5, 0.5), matrix) == pytest.approx([0.5] * 3)
 
 
-def test_saturation_moves_away_from_grey():
-    assert recoloured((0.6, 0.3, 0), augment.saturated(values(0))) == pytest.approx([0.3] * 3)
-    assert recoloured((0.6, 0.3, 0), augment.saturated(values(2))) == pytest.approx([0.9, 0.3, -0.3])
+def test_saturation_moves_away_from_gray():
+    assert recolored((0.6, 0.3, 0), augment.saturated(values(0))) == pytest.approx([0.3] * 3)
+    assert recolored((0.6, 0.3, 0), augment.saturated(values(2))) == pytest.approx([0.9, 0.3, -0.3])
 
 
 def test_transforms_act_in_the_order_of_the_paper():
@@ -135,8 +135,8 @@ def test_transforms_act_in_the_order_of_the_paper():
     brighter = np.array([augment.brightened(values(0.5))[0]])
     darker = np.array([augment.contrasted(values(0.5))[0]])
     product = augment.draw_all([lambda *_: darker.copy(), lambda *_: brighter.copy()], only, 1, probability=1)
-    assert recoloured((0, 0, 0), product) == pytest.approx([0.25] * 3)  # brightness, then contrast
-    assert [draw.__name__ for draw in augment.COLOURS[::-1]] == [
+    assert recolored((0, 0, 0), product) == pytest.approx([0.25] * 3)  # brightness, then contrast
+    assert [draw.__name__ for draw in augment.COLORS[::-1]] == [
         "brightness",
         "contrast",
         "luma_flip",

@@ -168,9 +168,9 @@ def test_a_file_without_a_recipe_is_measured_by_its_tasks_default_and_says_so(sa
     checkpoint.save(folder / "cats.pt", replace(kept, training={}, task="cats"))
     with pytest.raises(PspError, match="has the task 'cats' but no recipe"):
         Candidate.load(folder / "cats.pt", CPU)
-    checkpoint.save(folder / "grey.pt", replace(kept, training={}, task="sketch"))
+    checkpoint.save(folder / "gray.pt", replace(kept, training={}, task="sketch"))
     with pytest.raises(PspError, match="reads rgb of 32x32, which is not what the recipe of sketch makes"):
-        Candidate.load(folder / "grey.pt", CPU)
+        Candidate.load(folder / "gray.pt", CPU)
 
 
 def test_the_command_writes_a_table_a_page_a_file_and_a_sheet(save_run, faces, tmp_path):
