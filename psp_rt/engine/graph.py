@@ -1,10 +1,9 @@
 """The subset of ONNX that an engine may contain, and where its weights lie.
 
-A graph from a stranger reaches the runtimes' native code, which trusts it more than it should:
-operators with too few inputs crashed OpenVINO, cycles and chains of thousands of nodes kept it busy
-for minutes. Exported models need none of that, so a graph must use the operators below, in an order
-in which every value is computed before it is used. Local functions, subgraphs (loops that never end),
-sparse tensors, custom operators and external data anywhere but in a graph's initializers are refused.
+A graph from a stranger reaches the runtimes' native code, which trusts it more than it should. So
+`psp_rt.engine.walk` computes all of its shapes first and refuses what our exporter does not write. Local
+functions, subgraphs (loops that never end), sparse tensors, custom operators and external data anywhere but
+in a graph's initializers are refused here.
 
 The weights stay in the engine file. A runtime gets them in one of two ways:
 
@@ -21,15 +20,12 @@ rewritten. Both are done in the protobuf message itself, without the onnx packag
     TensorProto {dims (1), data_type (2), name (8), external_data (13) {key (1), value (2)}}
     TypeProto.tensor_type (1) {elem_type (1), shape (2)}
 
-Field numbers: onnx.proto of ONNX 1.23; wire format: protobuf.dev/programming-guides/encoding.
-
-Not covered: integers that overflow when constants are folded (the smallest int64 divided by -1 ends
-the process), and sizes that double from node to node until the memory is full.
+Field numbers: onnx.proto of ONNX 1.23.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -37,39 +33,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import FormatError
 from .archive import Span
+from .protobuf import ProtobufReader, encoded, field
+from .values import Refused
+from .walk import Limits, read_graph, walk
 
 MAX_GRAPH = 2**31 - 1  # bytes, protobuf's own limit
-MAX_FIELDS = 100_000  # a generator of 1024 pixels has 7,244, which are read twice
-MAX_NODES = 2000  # the official encoder at 256 pixels and the generator at 1024 have 595 and 687
 OPERATOR_SETS = range(7, 31)  # exports write 17
-# The fewest inputs of each operator: those that our exports contain, and those that other exporters and
-# other versions of torch produce for the same networks.
-LEAST_INPUTS = {
-    **dict.fromkeys(("Constant", "RandomNormal"), 0),
-    **dict.fromkeys(
-        (
-            "Abs", "AveragePool", "Cast", "CastLike", "Clip", "Concat", "ConstantOfShape", "DepthToSpace",
-            "Exp", "Flatten", "Floor", "GlobalAveragePool", "GlobalMaxPool", "Identity", "LeakyRelu", "Log",
-            "Max", "MaxPool", "Min", "Neg", "RandomNormalLike", "Reciprocal", "ReduceL2", "ReduceMax",
-            "ReduceMean", "ReduceSum", "ReduceSumSquare", "Relu", "Resize", "Round", "Shape", "Sigmoid",
-            "Softmax", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sum", "Tanh", "Transpose",
-        ),
-        1,
-    ),
-    **dict.fromkeys(
-        (
-            "Add", "And", "Conv", "ConvTranspose", "Div", "Equal", "Expand", "Gather", "GatherElements",
-            "Gemm", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "MatMul", "Mod", "Mul", "Or", "Pad",
-            "Pow", "PRelu", "Reshape", "Sub", "Tile", "Unsqueeze",
-        ),
-        2,
-    ),
-    **dict.fromkeys(("InstanceNormalization", "OneHot", "Range", "Slice", "Where"), 3),
-    "BatchNormalization": 5,
-}  # fmt: skip
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _DOMAINS = (b"", b"ai.onnx")
 
 _TYPES = {1: "float32", 6: "int32", 7: "int64", 10: "float16"}  # TensorProto.DataType
@@ -92,15 +62,33 @@ class Weight:
         return np.require(array, requirements="A")
 
 
-class WeightsPointer:
-    """Rewrites one graph so that its weights are found in the engine file."""
+class WeightsPointer(ProtobufReader):
+    """Rewrites one graph so that its weights are found in the engine file.
 
-    def __init__(self, graph_name: str, *, file_name: str, weights_name: str, weights: Span | None) -> None:
-        self._graph_name = graph_name
+    Args:
+        title: The graph, for messages.
+        file_name: Of the engine file.
+        weights_name: The member that holds the graph's weights.
+        weights: Where that lies; None if there is none.
+        inputs: The shapes that the graph's inputs have, with a batch of one.
+        pixels: Of the larger picture, in or out.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        *,
+        file_name: str,
+        weights_name: str,
+        weights: Span | None,
+        inputs: Mapping[str, tuple[int, ...]],
+        pixels: int,
+    ) -> None:
+        super().__init__(title)
+        self._inputs, self._pixels = inputs, pixels
         self._file_name = file_name
         self._weights_name = weights_name
         self._weights = weights
-        self._fields_left = MAX_FIELDS
         self._graphs = 0
 
     def rewrite(self, model: memoryview) -> bytes:
@@ -110,64 +98,46 @@ class WeightsPointer:
             FormatError: It is no ONNX model, or it refers to anything but its own weights.
         """
         if len(model) > MAX_GRAPH:
-            raise self._refusal(f"has {len(model)} bytes; expected less than 2 GiB")
+            raise self.refusal(f"has {len(model)} bytes; expected less than 2 GiB")
         refuse_training = self._refuse("holds training information")
         refuse_functions = self._refuse("holds local functions; export it with them inlined")
         rewritten = self._message(
             model, {7: self._graph, 8: self._operator_set, 20: refuse_training, 25: refuse_functions}
         )
         if self._graphs != 1:
-            raise self._refusal(f"is no ONNX model: it has {self._graphs} graphs")
+            raise self.refusal(f"is no ONNX model: it has {self._graphs} graphs")
         return rewritten
 
     def _graph(self, graph: memoryview) -> bytes:
         self._graphs += 1
         refuse_sparse = self._refuse("holds sparse tensors")
         rewritten = self._message(graph, {1: self._node, 5: self._initializer, 15: refuse_sparse})
-        self._check_nodes(graph)
+        self._walk(graph)
         return rewritten
 
     def _operator_set(self, entry: memoryview) -> bytes:
-        for number, raw, payload in self._fields(entry):
-            version = self._varint(raw, 1)[0] if number == 2 and payload is None else OPERATOR_SETS[0]
+        for number, raw, payload in self.fields(entry):
+            version = self.varint(raw, 1)[0] if number == 2 and payload is None else OPERATOR_SETS[0]
             if version not in OPERATOR_SETS:
-                raise self._refusal(
+                raise self.refusal(
                     f"is for operator set {version}; expected {OPERATOR_SETS[0]} to {OPERATOR_SETS[-1]}"
                 )
         return bytes(entry)
 
-    def _check_nodes(self, graph: memoryview) -> None:
-        """Refuse operators that are not known, or have too few inputs, or inputs not made before."""
-        nodes, known = [], set()
-        for number, _, payload in self._fields(graph):
-            if payload is None:
-                continue
-            if number == 1:
-                nodes.append(payload)
-            elif number in (5, 11):  # the name of an initializer, and that of an input
-                known.update(self._texts(payload, 8 if number == 5 else 1)[:1])
-        if len(nodes) > MAX_NODES:
-            raise self._refusal(f"has {len(nodes)} nodes; expected at most {MAX_NODES}")
-        for node in nodes:
-            operator = "".join(self._texts(node, 4)[-1:])
-            fault = fault_of_node(operator, self._texts(node, 1), known)
-            if fault:
-                raise self._refusal(fault)
-            known.update(self._texts(node, 2))
-
-    def _texts(self, message: memoryview, field_number: int) -> list[str]:
-        return [
-            bytes(payload).decode("utf-8", "replace")
-            for number, _, payload in self._fields(message)
-            if number == field_number and payload is not None
-        ]
+    def _walk(self, graph: memoryview) -> None:
+        """Refuse a graph whose sizes or operators are not those of a model of ours."""
+        try:
+            found = read_graph(self, graph, self._inputs)
+            walk(found, Limits.of(self._pixels, found.elements))
+        except Refused as refused:
+            raise self.refusal(str(refused)) from None
 
     def _node(self, node: memoryview) -> bytes:
         return self._message(node, {5: self._attribute, 7: self._domain})
 
     def _domain(self, domain: memoryview) -> bytes:
         if bytes(domain) not in _DOMAINS:
-            raise self._refusal(f"uses operators of {bytes(domain)[:60]!r}; expected standard ONNX only")
+            raise self.refusal(f"uses operators of {bytes(domain)[:60]!r}; expected standard ONNX only")
         return bytes(domain)
 
     def _attribute(self, attribute: memoryview) -> bytes:
@@ -186,7 +156,7 @@ class WeightsPointer:
         def take(entry: memoryview) -> None:
             key, value = self._entry(entry)
             if key in entries:
-                raise self._refusal(f"gives {key[:60]!r} twice for one tensor")
+                raise self.refusal(f"gives {key[:60]!r} twice for one tensor")
             entries[key] = value
 
         kept = self._message(tensor, {13: take})
@@ -203,13 +173,13 @@ class WeightsPointer:
         """Return where a tensor lies in the engine file."""
         location = entries.get(b"location", b"").decode("utf-8", "replace")
         if self._weights is None or location != self._weights_name:
-            raise self._refusal(
+            raise self.refusal(
                 f"refers to the file {location[:200]!r}; expected its own {self._weights_name!r}"
             )
         offset = self._number(entries, b"offset", default=b"0")
         length = self._number(entries, b"length", default=None)
         if offset + length > self._weights.size:
-            raise self._refusal(
+            raise self.refusal(
                 f"wants bytes {offset} to {offset + length} of {self._weights_name}, "
                 f"which has {self._weights.size}"
             )
@@ -218,12 +188,12 @@ class WeightsPointer:
     def _number(self, entries: dict[bytes, bytes], key: bytes, *, default: bytes | None) -> int:
         text = entries.get(key, default)
         if text is None or not text.isdigit() or len(text) > 18:
-            raise self._refusal(f"has an external tensor whose {key.decode()} is {text and text[:60]!r}")
+            raise self.refusal(f"has an external tensor whose {key.decode()} is {text and text[:60]!r}")
         return int(text)
 
     def _entry(self, entry: memoryview) -> tuple[bytes, bytes]:
         parts = {1: b"", 2: b""}
-        for number, _, payload in self._fields(entry):
+        for number, _, payload in self.fields(entry):
             if number in parts and payload is not None:
                 parts[number] = bytes(payload)
         return parts[1], parts[2]
@@ -231,7 +201,7 @@ class WeightsPointer:
     def _message(self, message: memoryview, rewrites: dict[int, _Rewrite]) -> bytes:
         """Return a message with some of its fields rewritten."""
         parts: list[bytes | memoryview] = []
-        for number, raw, payload in self._fields(message):
+        for number, raw, payload in self.fields(message):
             rewrite = rewrites.get(number)
             if rewrite is None or payload is None:
                 parts.append(raw)
@@ -239,57 +209,33 @@ class WeightsPointer:
                 parts.append(field(number, rewritten))
         return b"".join(parts)
 
-    def _fields(self, message: memoryview) -> Iterator[tuple[int, memoryview, memoryview | None]]:
-        """Yield each field's number, its bytes, and its payload where it has a length."""
-        at = 0
-        while at < len(message):
-            self._fields_left -= 1
-            if self._fields_left < 0:
-                raise self._refusal(f"has more than {MAX_FIELDS} fields")
-            start = at
-            tag, at = self._varint(message, at)
-            number, wire, payload = tag >> 3, tag & 7, None
-            if wire == _BYTES:
-                length, at = self._varint(message, at)
-                payload = message[at : at + length]
-                at += length
-            elif wire == _VARINT:
-                _, at = self._varint(message, at)
-            elif wire in (_FIXED64, _FIXED32):
-                at += 8 if wire == _FIXED64 else 4
-            else:
-                raise self._refusal("is no ONNX model")
-            if at > len(message) or not 8 <= tag < 2**32:
-                raise self._refusal("is no ONNX model, or was cut off")
-            yield number, message[start:at], payload
-
-    def _varint(self, message: memoryview, at: int) -> tuple[int, int]:
-        value = 0
-        for shift in range(0, 70, 7):
-            if at >= len(message):
-                break
-            byte = message[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value & (2**64 - 1), at
-        raise self._refusal("is no ONNX model, or was cut off")
-
     def _refuse(self, what: str) -> _Rewrite:
         def refuse(_: memoryview) -> bytes:
-            raise self._refusal(what)
+            raise self.refusal(what)
 
         return refuse
-
-    def _refusal(self, what: str) -> FormatError:
-        return FormatError(f"{self._graph_name} {what}")
 
 
 class WeightsAsInputs(WeightsPointer):
     """Rewrites one graph so that its external tensors are inputs; ``taken`` lists them."""
 
-    def __init__(self, graph_name: str, *, weights_name: str, weights: Span | None) -> None:
-        super().__init__(graph_name, file_name="", weights_name=weights_name, weights=weights)
+    def __init__(
+        self,
+        title: str,
+        *,
+        weights_name: str,
+        weights: Span | None,
+        inputs: Mapping[str, tuple[int, ...]],
+        pixels: int,
+    ) -> None:
+        super().__init__(
+            title,
+            file_name="",
+            weights_name=weights_name,
+            weights=weights,
+            inputs=inputs,
+            pixels=pixels,
+        )
         self.taken: dict[str, Weight] = {}
 
     def _graph(self, graph: memoryview) -> bytes:
@@ -299,64 +245,36 @@ class WeightsAsInputs(WeightsPointer):
     def _placed(self, tensor: bytes, span: Span) -> None:
         weight = self._described(tensor, span)
         if weight.name in self.taken:
-            raise self._refusal(f"holds two tensors named {weight.name[:60]!r}")
+            raise self.refusal(f"holds two tensors named {weight.name[:60]!r}")
         if prod(weight.shape) * np.dtype(weight.dtype).itemsize != span.size:
-            raise self._refusal(
+            raise self.refusal(
                 f"gives {span.size} bytes for {weight.name[:60]!r}, {weight.dtype} {list(weight.shape)}"
             )
         self.taken[weight.name] = weight
 
     def _described(self, tensor: bytes, span: Span) -> Weight:
         name, kind, shape = b"", 0, []
-        for number, raw, payload in self._fields(memoryview(tensor)):
+        for number, raw, payload in self.fields(memoryview(tensor)):
             if number == 8 and payload is not None:
                 name = bytes(payload)
             elif number == 2 and payload is None:
-                kind, _ = self._varint(raw, 1)
+                kind, _ = self.varint(raw, 1)
             elif number == 1:
-                shape += [self._varint(raw, 1)[0]] if payload is None else self._packed(payload)
+                shape += [self.varint(raw, 1)[0]] if payload is None else self._packed(payload)
         if kind not in _TYPES:
-            raise self._refusal(f"holds weights of data type {kind}; expected one of {sorted(_TYPES)}")
+            raise self.refusal(f"holds weights of data type {kind}; expected one of {sorted(_TYPES)}")
         return Weight(name=name.decode("utf-8", "replace"), dtype=_TYPES[kind], shape=tuple(shape), span=span)
 
     def _packed(self, numbers: memoryview) -> list[int]:
         found, at = [], 0
         while at < len(numbers):
-            number, at = self._varint(numbers, at)
+            number, at = self.varint(numbers, at)
             found.append(number)
         return found
 
 
-def fault_of_node(operator: str, inputs: list[str], known: set[str]) -> str | None:
-    """Return what is wrong with a node whose graph has made the ``known`` values so far, or None."""
-    least = LEAST_INPUTS.get(operator)
-    if least is None:
-        return f"uses the operator {operator[:60]!r}, which the models of this format do not need"
-    if len(inputs) < least or not all(inputs[:least]):
-        return f"gives {operator} {len([name for name in inputs if name])} inputs; expected at least {least}"
-    unmade = next((name for name in inputs if name and name not in known), None)
-    if unmade is not None:
-        return f"uses {unmade[:60]!r} in {operator} before it is made, or in a circle"
-    return None
-
-
-def field(number: int, payload: bytes) -> bytes:
-    """Encode a field that has a length."""
-    return encoded(number << 3 | _BYTES) + encoded(len(payload)) + payload
-
-
 def _entry(key: bytes, value: bytes) -> bytes:
     return field(1, key) + field(2, value)
-
-
-def encoded(value: int) -> bytes:
-    """Encode a number as a varint."""
-    parts = bytearray()
-    while value > 0x7F:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
 
 
 def _value_info(weight: Weight) -> bytes:

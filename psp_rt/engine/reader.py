@@ -32,15 +32,17 @@ from ..files import CHUNK
 from .archive import Span, read_layout
 from .graph import Weight, WeightsAsInputs, WeightsPointer
 from .manifest import Manifest
-from .ports import GRAPHS, graph_name, weights_member
+from .ports import GRAPHS, graph_name, graph_ports, weights_member
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 1 << 20  # bytes
 
 
-class _Weights(TypedDict):
+class _Place(TypedDict):
     weights_name: str
     weights: Span | None
+    inputs: dict[str, tuple[int, ...]]
+    pixels: int
 
 
 class EngineFile:
@@ -116,7 +118,7 @@ class EngineFile:
             FormatError: The graph uses operators or references that an engine never needs.
         """
         file_name = os.path.basename(os.path.realpath(self.path))
-        pointer = WeightsPointer(self._title(name), file_name=file_name, **self._weights(name))
+        pointer = WeightsPointer(self._title(name), file_name=file_name, **self._place(name))
         with self.view(f"{name}.onnx") as graph:
             return pointer.rewrite(graph)
 
@@ -129,16 +131,26 @@ class EngineFile:
         Raises:
             FormatError: As `graph`.
         """
-        rewriter = WeightsAsInputs(self._title(name), **self._weights(name))
+        rewriter = WeightsAsInputs(self._title(name), **self._place(name))
         with self.view(f"{name}.onnx") as graph:
             return rewriter.rewrite(graph), rewriter.taken
 
     def _title(self, name: str) -> str:
         return f"{self.path}: {name}.onnx"
 
-    def _weights(self, name: str) -> _Weights:
-        member = weights_member(name)
-        return {"weights_name": member, "weights": self.span(member) if member in self._spans else None}
+    def _place(self, name: str) -> _Place:
+        """Return where a graph's weights lie, and what bounds its sizes."""
+        member, manifest = weights_member(name), self.manifest
+        inputs, _ = graph_ports(manifest, name.partition(".")[0])
+        pixels = [manifest.output.height * manifest.output.width]
+        if manifest.input is not None:
+            pixels.append(manifest.input.height * manifest.input.width)
+        return {
+            "weights_name": member,
+            "weights": self.span(member) if member in self._spans else None,
+            "inputs": {port.name: (1, *port.shape) for port in inputs},
+            "pixels": max(pixels),
+        }
 
     def verify(self) -> None:
         """Check the hash of every member."""

@@ -14,7 +14,7 @@ from export.checkpoints import load as checkpoints
 from export.engine import Settings, export_engine
 from psp_rt import BackendError, EngineFile
 from psp_rt.build import BuildOptions
-from psp_rt.engine.graph import LEAST_INPUTS
+from psp_rt.engine.walk import OPERATORS
 from tests.models import tiny_models
 from tests.models.rtx import RtxBuilder
 from tests.models.tiny_models import GENERATOR, encoder_config
@@ -99,7 +99,9 @@ def test_a_graph_that_tensorrt_cannot_read_is_an_error_with_its_reason(tmp_path,
     with EngineFile.open(engine(tmp_path)) as file:
         graph = onnx.load_model_from_string(bytes(file.view("mapping.onnx")))
         graph.graph.node[0].op_type = "Det"
-        monkeypatch.setitem(LEAST_INPUTS, "Det", 1)  # else our own check is the first to refuse it
+        monkeypatch.setitem(
+            OPERATORS, "Det", OPERATORS["Abs"]
+        )  # else our own check is the first to refuse it
         view, data = file.view, graph.SerializeToString()
         monkeypatch.setattr(
             file, "view", lambda name: memoryview(data) if name == "mapping.onnx" else view(name)

@@ -398,13 +398,13 @@ def test_a_loop_is_refused_since_it_might_never_end(tmp_path, files):
 @pytest.mark.parametrize(
     ("nodes", "reason"),
     [
-        ([("Conv", ["image"], "x")], "gives Conv 1 inputs; expected at least 2"),
-        ([("Add", ["", "image"], "x")], "gives Add 1 inputs; expected at least 2"),
-        ([("Max", [], "x")], "gives Max 0 inputs; expected at least 1"),
-        ([("Abs", ["y"], "x"), ("Abs", ["x"], "y")], "uses 'y' in Abs before it is made, or in a circle"),
+        ([("Conv", ["image"], "x")], "has 1 inputs; expected 2 to 3"),
+        ([("Add", ["", "image"], "x")], "leaves an input out"),
+        ([("Abs", [], "x")], "has 0 inputs; expected 1"),
+        ([("Abs", ["y"], "x"), ("Abs", ["x"], "y")], "uses 'y' before it is computed, or in a circle"),
         (
             [("Hardmax", ["image"], "x")],
-            "uses the operator 'Hardmax', which the models of this format do not",
+            "is an operator that our models do not need",
         ),
         ([("Abs", ["image"], f"x{n}") for n in range(2001)], "nodes; expected at most 2000"),
     ],
@@ -441,7 +441,7 @@ def test_a_member_that_is_no_graph_is_refused(tmp_path, files, content):
 def test_a_graph_of_millions_of_fields_is_refused_in_time(tmp_path, files):
     path = tiny_engine.write_raw(tmp_path / "bad.engine", files | {"encoder.onnx": b"\x08\x08" * 1_000_000})
     start = time.process_time()  # our own time: others may be at work
-    assert "encoder.onnx has more than 100000 fields" in refusal(path)
+    assert "encoder.onnx has more than 200000 fields" in refusal(path)
     assert time.process_time() - start < 5
 
 
@@ -455,7 +455,7 @@ def test_a_graph_with_another_input_shape_names_both(tmp_path, files):
 def test_a_graph_with_a_name_that_is_no_text_is_refused(tmp_path, files):
     broken = files["mapping.onnx"].replace(b"\n\x01z", b"\n\x01\xf9")
     reason = refusal(tiny_engine.write_raw(tmp_path / "bad.engine", files | {"mapping.onnx": broken}))
-    assert "mapping.onnx has an input whose name is no text" in reason
+    assert "name is not text" in reason
 
 
 def test_a_graph_with_a_frozen_batch_is_refused(tmp_path, files):

@@ -13,7 +13,6 @@ from export.graphs.activations import psnr_db
 from psp_rt import EngineFile, FormatError, Translator
 from psp_rt.backends.openvino import backend as openvino_backend
 from psp_rt.backends.openvino.rewrites import read_channels_last
-from psp_rt.engine.graph import WeightsAsInputs
 from psp_rt.hardware.openvino import load_openvino, openvino_core, probe_openvino
 from tests.models import tiny_engine
 
@@ -29,11 +28,8 @@ def files() -> dict[str, bytes]:
 def taken(path: Path, name: str) -> tuple[onnx.ModelProto, dict]:
     """Return a graph of an engine as OpenVINO gets it, and the weights that it gets beside it."""
     with EngineFile.open(path) as engine:
-        weights = f"{name}.weights"
-        span = engine.span(weights) if weights in engine.names else None
-        rewriter = WeightsAsInputs(name, weights_name=weights, weights=span)
-        with engine.view(f"{name}.onnx") as graph:
-            return onnx.load_from_string(rewriter.rewrite(graph)), rewriter.taken
+        graph, weights = engine.graph_with_inputs(name)
+        return onnx.load_from_string(graph), weights
 
 
 def test_openvino_gets_a_graph_that_refers_to_nothing(engine_paths):
