@@ -25,6 +25,7 @@ from .values import (
     constant_list,
     floating,
     present,
+    spread,
 )
 
 
@@ -53,16 +54,6 @@ def _arithmetic(node: Node, inputs: list[Value | None]) -> Value:
     if first.dtype != INT64 or prod(shape) > MAX_INTEGERS:
         raise Refused("computes with integers")
     return Value(INT64, shape, _computed(node.operator, spread(first, shape), spread(second, shape)))
-
-
-def spread(value: Value, shape: Shape) -> Shape:
-    """Return the content of a constant in a larger shape; only scalars and equal shapes are spread."""
-    content = value.integers
-    if value.shape == shape or len(content) == prod(shape):
-        return content
-    if len(content) != 1:
-        raise Refused("combines integer lists of different lengths")
-    return content * prod(shape)
 
 
 def _computed(operator: str, first: Shape, second: Shape) -> Shape:

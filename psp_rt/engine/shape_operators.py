@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from math import prod
 
-from .map_operators import spread
 from .values import (
     FLOAT,
     INT32,
@@ -23,6 +22,7 @@ from .values import (
     constant_list,
     floating,
     present,
+    spread,
 )
 
 

@@ -136,3 +136,13 @@ def check_count(node: Node, inputs: Sequence[Value | None], low: int, high: int 
     high = low if high is None else high
     if not low <= len(inputs) <= high:
         raise Refused(f"has {len(inputs)} inputs; expected {low} to {high}")
+
+
+def spread(value: Value, shape: Shape) -> Shape:
+    """Return the content of a constant in a larger shape; only scalars and equal shapes are spread."""
+    content = value.integers
+    if value.shape == shape or len(content) == prod(shape):
+        return content
+    if len(content) != 1:
+        raise Refused("combines integer lists of different lengths")
+    return content * prod(shape)
