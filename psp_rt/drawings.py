@@ -103,7 +103,7 @@ def clean(image: Any, *, size: int = 512, finder: Finder | None = None) -> Drawi
     # Crop around the face, or around the ink.
     found = find_in_drawing(sheet, finder)
     if found is not None:
-        quad = found.quad
+        quad = found.quad + 0.5  # from the corner of the first pixel
         done.append("cropped around the face")
     else:
         quad = _around_ink(ink)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from PIL import Image
 from .. import faces
 from ..errors import InputError
 from ..files import check_writable, write_atomically
-from .jobs import plan, save
+from .jobs import MAX_NAMED, Job, name_of_face, plan, save
 
 
 @click.command("faces")
@@ -43,24 +45,32 @@ def faces_command(
         click.echo(line, err=True)
     if json_file not in (None, "-"):
         check_writable(str(json_file))
-    lines, failures = [], []
-    for job in found.jobs:
-        try:
-            upright = faces.upright_rgb(job.source)
-        except InputError as error:
-            failures.append(str(error))
-            continue
-        seen = faces.find(upright)[: 1 if largest else None]
-        line = json.dumps({"photo": str(job.source), "faces": [_as_json(face) for face in seen]})
-        lines.append(line)
-        if json_file == "-":
-            click.echo(line)
-        elif json_file is None and output is None:
-            click.echo(f"{job.source}: {_in_words(seen)}")
-        if output is not None:
-            _write_crops(upright, seen, job.targets[0], size, quiet=json_file == "-")
+
+    taken = {target for job in found.jobs for target in job.targets}
+    lines: list[str] = []
+    written: list[Path] = []
+    failures: list[str] = []
+    bar_of = click.progressbar(found.jobs, label="finding faces", file=sys.stderr)
+    with bar_of if len(found.jobs) > 1 else contextlib.nullcontext(found.jobs) as bar:
+        for job in bar:
+            try:
+                upright = faces.upright_rgb(job.source)
+            except InputError as error:
+                failures.append(str(error))
+                continue
+            seen = faces.find(upright)[: 1 if largest else None]
+            lines.append(json.dumps({"photo": str(job.source), "faces": [_as_json(face) for face in seen]}))
+            if json_file == "-":
+                click.echo(lines[-1])
+            elif json_file is None and output is None:
+                click.echo(f"{job.source}: {_in_words(seen)}")
+            if output is not None:
+                written += _write_crops(job, upright, seen, size, taken)
+
     if json_file not in (None, "-"):
         write_atomically(str(json_file), "".join(f"{line}\n" for line in lines))
+    if output is not None:
+        click.echo(_written(written, output), err=json_file == "-")
     if failures:
         click.echo(f"{len(failures)} of {len(found.jobs)} photos failed:", err=True)
         for reason in failures:
@@ -85,12 +95,19 @@ def _in_words(seen: list[faces.Face]) -> str:
 
 
 def _write_crops(
-    upright: Image.Image, seen: list[faces.Face], target: Path, size: int, *, quiet: bool
-) -> None:
-    """Write NAME.png, or NAME-face1.png, NAME-face2.png, ... and say so."""
+    job: Job, upright: Image.Image, seen: list[faces.Face], size: int, taken: AbstractSet[Path]
+) -> list[Path]:
+    """Write the aligned crops of a photo, and return their files."""
     if not seen:
-        click.echo(f"{target.stem}: no face, so no crop", err=True)
-    for number, face in enumerate(seen, 1):
-        path = target if len(seen) == 1 else target.with_name(f"{target.stem}-face{number}.png")
+        click.echo(f"{job.source}: no face, so no crop", err=True)
+    paths = [name_of_face(job.targets[0], number, len(seen), taken) for number in range(1, len(seen) + 1)]
+    for face, path in zip(seen, paths, strict=True):
         save(faces.crop(upright, face, size), path)
-        click.echo(f"wrote {path}", err=quiet)
+    return paths
+
+
+def _written(written: list[Path], folder: Path) -> str:
+    """Name the crops, or count them if they are many."""
+    if len(written) > MAX_NAMED or not written:
+        return f"wrote {len(written)} crops to {folder}"
+    return "\n".join(f"wrote {path}" for path in written)

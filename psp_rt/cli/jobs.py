@@ -13,6 +13,7 @@ import io
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ..files import replacing
 from ..images import is_picture_file, readable_suffixes, writable_suffixes
 
 NAMED = 5  # files left out that are named one by one
+MAX_NAMED = 20  # and files written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +86,23 @@ def plan(
     _check_apart(jobs)
     todo = tuple(job for job in jobs if not (skip_existing and all(path.exists() for path in job.targets)))
     return Plan(jobs=todo, left_out=tuple(left_out), existing=len(jobs) - len(todo))
+
+
+def name_of_face(target: Path, number: int, count: int, taken: AbstractSet[Path]) -> Path:
+    """Return the file of one face's result: the photo's if it is the only one, else NAME-face1, NAME-face2.
+
+    Args:
+        target: The photo's file.
+        number: Of the face, from 1.
+        count: How many faces the photo has.
+        taken: The files of all photos: one of them may be called NAME-face1 itself.
+    """
+    if count == 1:
+        return target
+    path = target.with_name(f"{target.stem}-face{number}{target.suffix}")
+    while path in taken:
+        path = path.with_name(f"{path.stem}_{path.suffix}")
+    return path
 
 
 def save(image: Image.Image, path: Path) -> None:

@@ -20,10 +20,8 @@ from ..images import load, over_white
 from ..style import Codes, StyleMix
 from ..translator import Translator
 from .group import INTERRUPTED
-from .jobs import Job, plan, save
+from .jobs import MAX_NAMED, Job, name_of_face, plan, save
 from .options import SeedsCommand, StyleOptions, check_takes_pictures, hardware_options, style_options
-
-MAX_NAMED = 20  # written files that are named one by one
 
 
 @dataclass
@@ -32,6 +30,7 @@ class Done:
 
     written: list[Path] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)  # one for each picture that could not be translated
+    taken: frozenset[Path] = frozenset()  # the files of all pictures, written or not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +97,7 @@ def run_command(
     if found.existing:
         click.echo(f"skipped {found.existing} of {found.existing + len(found.jobs)}: results exist", err=True)
 
-    done = Done()
+    done = Done(taken=frozenset(target for job in found.jobs for target in job.targets))
     with Translator(
         engine,
         device=cast(Device, device),
@@ -231,17 +230,15 @@ def _write(
             named = [(whole, target)]
         else:
             named = [
-                (_couple(picture, result) if couple else result, _of_face(target, index, len(of_style)))
+                (
+                    _couple(picture, result) if couple else result,
+                    name_of_face(target, index, len(of_style), done.taken),
+                )
                 for index, (picture, result) in enumerate(zip(pictures, of_style, strict=True), 1)
             ]
         for picture, path in named:
             save(picture, path)
             done.written.append(path)
-
-
-def _of_face(target: Path, number: int, count: int) -> Path:
-    """Return the name of one face's result, if there are several."""
-    return target if count == 1 else target.with_name(f"{target.stem}-face{number}{target.suffix}")
 
 
 def _couple(source: Image.Image, result: Image.Image) -> Image.Image:

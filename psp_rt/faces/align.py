@@ -18,7 +18,7 @@ ALIGNED = 0.03  # of the side: a picture whose quad is no further from its corne
 
 def is_aligned(face: Face, width: int, height: int) -> bool:
     """Return whether a picture already is the aligned crop of its face, up to 3 % of its side."""
-    corners = np.array([[0, 0], [0, height], [width, height], [width, 0]], float)
+    corners = np.array([[0, 0], [0, height], [width, height], [width, 0]], float) - 0.5
     distance = np.hypot(*(face.quad - corners).T).max()
     return bool(distance <= ALIGNED * max(width, height))
 
@@ -63,7 +63,7 @@ def crop(image: Image.Image | Pixels, face: Face, size: int) -> Image.Image:
 
     # Transform with antialiasing: sample finer, then average.
     finer = max(1, math.ceil(side / size))
-    corners = tuple((quad + 0.5).ravel())  # PIL samples pixel centers; the formula counts from corners
+    corners = tuple((quad + 0.5).ravel())  # Pillow counts from the first pixel's corner
     sampled = picture.transform(
         (size * finer, size * finer), Image.Transform.QUAD, corners, Image.Resampling.BILINEAR
     )

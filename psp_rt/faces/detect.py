@@ -5,7 +5,7 @@ on ONNX Runtime or OpenVINO, whichever is installed.
 
     picture -> BlazeFace (256x256)  -> boxes with six points, merged by weighted suppression
     box     -> mesh (192x192)       -> 468 landmarks in a square turned upright by the eyes, then once
-                                       more in the square around those landmarks
+                                       more in the square around those landmarks; their mean
 
 Small faces are found in tiles, and a face in doubt is looked at from all four sides.
 
@@ -39,16 +39,17 @@ DETECTOR_SIDE, MESH_SIDE = 256, 192  # pixels that the networks read
 STRIDES = ((16, 2), (32, 6))  # of BlazeFace's two maps: stride in pixels, anchors at each place
 MIN_SCORE = 0.5  # of a box
 MIN_MESH_SCORE = 0.3  # that the mesh sees a face at all
-SURE = 0.7  # a box with a lower score is also looked at from its other sides,
-LARGE = 0.35  # and so is one that fills this part of the picture's longer side
+SURE = 0.83  # a face of a lower score may stand on its head,
+UNSURE = 0.7  # of a still lower one also lie on its side,
+LARGE = 0.35  # and so may one that fills this part of the picture's longer side
 CONTEXT = 2.2  # side of such a look, as a multiple of the mesh's square
 SAME_BOX = 0.3  # overlap (IoU) of boxes that are one face
 SAME_FACE = 0.4
-MARGIN = 1.5  # side of the mesh's square, as a multiple of the face's
+MARGIN = 1.55  # side of the mesh's square, as a multiple of the face's
 SMALL = 0.12  # of the longer side: where no face is larger, there may be more that only tiles show
 BORDER = 0.25  # of black, as a part of the longer side, around a picture in which nothing is found
 MAX_FACES = 200
-MAX_ROUNDS, STEADY = 3, math.radians(10)  # BlazeFace sees half of a large turn; the mesh corrects it in steps
+MAX_LOOKS, STEADY = 4, math.radians(5)  # BlazeFace sees half of a large turn; the mesh corrects it in steps
 
 # The eye and lip branches of the mesh are more exact than its main one: mesh vertex <- point of the branch.
 _REFINED = {
@@ -96,64 +97,87 @@ class MeshFinder:
 
     def find(self, pixels: Pixels) -> list[Face]:
         """Return the faces in an upright RGB picture, uint8 [H, W, 3], the largest first."""
-        boxes = self._boxes(pixels)
-        longer = max(pixels.shape[:2])
+        image = Image.fromarray(pixels)  # once: Pillow copies all pixels
+        # Everything here counts from the corner of the first pixel, a `Face` from its center.
+        return [Face(face.landmarks - 0.5, face.score) for face in self._find(image)]
+
+    def track(self, pixels: Pixels, last: Face) -> Face | None:
+        """Return a face near where it was in the last frame, without the detector; None if it is gone."""
+        points, score = self._landmarks(Image.fromarray(pixels), *_square_around(last.landmarks + 0.5))
+        return Face(points - 0.5, last.score) if score >= MIN_MESH_SCORE else None
+
+    def _find(self, image: Image.Image) -> list[Face]:
+        longer = max(image.size)
+        boxes = self._boxes(image)
         if longer > DETECTOR_SIDE and all(box.square[1] / MARGIN < SMALL * longer for box in boxes):
-            boxes = _without_twins(boxes + self._boxes_in_tiles(pixels))
-        faces = self._faces(pixels, boxes)
+            boxes = _without_twins(boxes + self._boxes_in_tiles(image))
+        faces = self._faces(image, boxes)
         if faces:
             return faces
         # The face may fill the picture, lie on its side, or stand on its head.
         border = round(BORDER * longer)
-        padded = np.pad(pixels, ((border, border), (border, border), (0, 0)))
+        padded = Image.new("RGB", (image.width + 2 * border, image.height + 2 * border))
+        padded.paste(image, (border, border))
         for turns in range(4):
-            turned = np.ascontiguousarray(np.rot90(padded, turns))
+            turned = padded.rotate(90 * turns, expand=True)
             faces = self._faces(turned, self._boxes(turned))
             if faces:
-                faces = [_turned_back(face, turns, padded.shape[:2]) for face in faces]
+                faces = [_turned_back(face, turns, padded.size) for face in faces]
                 return [Face(face.landmarks - border, face.score) for face in faces]
         return []
 
-    def track(self, pixels: Pixels, last: Face) -> Face | None:
-        """Return a face near where it was in the last frame, without the detector; None if it is gone."""
-        face, score = self._landmarks(pixels, *_square_around(last.landmarks))
-        return Face(face, last.score) if score >= MIN_MESH_SCORE else None
-
-    def _faces(self, pixels: Pixels, boxes: list[_Box]) -> list[Face]:
+    def _faces(self, image: Image.Image, boxes: list[_Box]) -> list[Face]:
         found: list[Face] = []
-        longer = max(pixels.shape[:2])
         for box in sorted(boxes, key=lambda box: -box.score)[:MAX_FACES]:
             square = box.square
-            if box.score < SURE or square[1] / MARGIN > LARGE * longer:
-                square = self._upright(pixels, box)
-            points, score = self._mesh_from(pixels, *square)
+            if box.score < UNSURE or square[1] / MARGIN > LARGE * max(image.size):
+                square = self._upright(image, box, quarters=(0, 1, 2, 3))
+            elif box.score < SURE:
+                square = self._upright(image, box, quarters=(0, 2))
+            points, score = self._mesh_from(image, *square)
             face = Face(points, box.score)
             twin = any(_overlap(face.box, other.box[None])[0] > SAME_FACE for other in found)
             if score >= MIN_MESH_SCORE and not twin:
                 found.append(face)
         return sorted(found, key=lambda face: -face.side)
 
-    def _mesh_from(self, pixels: Pixels, center: Points, side: float, angle: float) -> tuple[Points, float]:
-        """Return the mesh that is found from a rough square, and its score."""
-        for _ in range(MAX_ROUNDS):
-            points, _ = self._landmarks(pixels, center, side, angle)
+    def _mesh_from(
+        self, image: Image.Image, center: Points, side: float, angle: float
+    ) -> tuple[Points, float]:
+        """Return the mesh that is found from a rough square, and its score.
+
+        Each look sees the face a little differently. The mean of the last two is as steady as a third
+        look, which would cost a third more.
+        """
+        last, _ = self._landmarks(image, center, side, angle)
+        for _ in range(MAX_LOOKS - 1):
             before = angle
-            center, side, angle = _square_around(points)
+            center, side, angle = _square_around(last)
+            points, score = self._landmarks(image, center, side, angle)
+            mean = (points + last) / 2
             if abs(math.remainder(angle - before, math.tau)) < STEADY:
                 break
-        return self._landmarks(pixels, center, side, angle)
+            last = points
+        return mean, score
 
-    def _upright(self, pixels: Pixels, box: _Box) -> tuple[Points, float, float]:
+    def _upright(
+        self, image: Image.Image, box: _Box, *, quarters: tuple[int, ...]
+    ) -> tuple[Points, float, float]:
         """Return the mesh's square in the direction in which the detector is most certain of the face.
 
         Both networks also see a face that stands on its head, the detector with less certainty. The
         difference is clear only with some surroundings, be they black.
+
+        Args:
+            image: The picture.
+            box: What the detector found.
+            quarters: Directions to look from, in quarter turns from that of the box.
         """
-        center, side, _ = box.square
+        center, side, turn = box.square
         views: list[tuple[float, tuple[Points, float, float]]] = []
-        for quarter in range(4):
-            angle = quarter * math.pi / 2
-            view, to_picture = _turned_square(pixels, center, CONTEXT * side, angle, DETECTOR_SIDE)
+        for quarter in quarters:
+            angle = turn + quarter * math.pi / 2
+            view, to_picture = _turned_square(image, center, CONTEXT * side, angle, DETECTOR_SIDE)
             found = max(self._boxes(view), key=lambda box: box.score, default=None)
             if found is not None:
                 own_center, own_side, own_angle = found.square
@@ -163,31 +187,30 @@ class MeshFinder:
                 )
         return max(views, key=lambda view: view[0])[1] if views else box.square
 
-    def _boxes_in_tiles(self, pixels: Pixels) -> list[_Box]:
+    def _boxes_in_tiles(self, image: Image.Image) -> list[_Box]:
         """Return the detections in 2 x 2 tiles that overlap by a third."""
-        height, width = pixels.shape[:2]
-        tile_height, tile_width = math.ceil(height * 0.6), math.ceil(width * 0.6)
+        width, height = math.ceil(image.width * 0.6), math.ceil(image.height * 0.6)
         boxes = []
-        for top in (0, height - tile_height):
-            for left in (0, width - tile_width):
-                tile = pixels[top : top + tile_height, left : left + tile_width]
-                for box in self._boxes(tile):
+        for top in (0, image.height - height):
+            for left in (0, image.width - width):
+                for box in self._boxes(image.crop((left, top, left + width, top + height))):
                     shift = np.array([left, top], float)
                     boxes.append(_Box(box.score, box.corners + np.tile(shift, 2), box.eyes + shift))
         return boxes
 
-    def _boxes(self, pixels: Pixels) -> list[_Box]:
+    def _boxes(self, image: Image.Image) -> list[_Box]:
         """Return the detections in a picture, which is fitted into the detector's square."""
-        height, width = pixels.shape[:2]
-        scale = DETECTOR_SIDE / max(height, width)
-        fitted = max(1, round(width * scale)), max(1, round(height * scale))
+        scale = DETECTOR_SIDE / max(image.size)
+        fitted = max(1, round(image.width * scale)), max(1, round(image.height * scale))
         left, top = (DETECTOR_SIDE - fitted[0]) // 2, (DETECTOR_SIDE - fitted[1]) // 2
-        reading = Image.fromarray(pixels).resize(fitted, Image.Resampling.BILINEAR, reducing_gap=2.0)
-        image = np.zeros((1, DETECTOR_SIDE, DETECTOR_SIDE, 3), np.float32)
-        image[0, top : top + fitted[1], left : left + fitted[0]] = np.asarray(reading, np.float32) / 127.5 - 1
+        reading = image.resize(fitted, Image.Resampling.BILINEAR, reducing_gap=1.0)
+        square = np.zeros((1, DETECTOR_SIDE, DETECTOR_SIDE, 3), np.float32)
+        square[0, top : top + fitted[1], left : left + fitted[0]] = (
+            np.asarray(reading, np.float32) / 127.5 - 1
+        )
 
         # Boxes are relative to their anchors: center, size, then six points.
-        found = self._detector(image)
+        found = self._detector(square)
         scores = 1 / (1 + np.exp(-np.clip(found["scores"][0, :, 0].astype(float), -80, 80)))
         sure = np.flatnonzero(scores > MIN_SCORE)
         values, anchors = found["boxes"][0, sure].astype(float), self._anchors[sure]
@@ -202,10 +225,12 @@ class MeshFinder:
             for score, row in _merged((rows - offset) / scale, scores[sure])
         ]
 
-    def _landmarks(self, pixels: Pixels, center: Points, side: float, angle: float) -> tuple[Points, float]:
+    def _landmarks(
+        self, image: Image.Image, center: Points, side: float, angle: float
+    ) -> tuple[Points, float]:
         """Return the mesh [468, 2] in a turned square of the picture, and the score that it is a face."""
-        crop, to_picture = _turned_square(pixels, center, side, angle, MESH_SIDE)
-        found = self._mesh(np.divide(crop[None], 255, dtype=np.float32))
+        crop, to_picture = _turned_square(image, center, side, angle, MESH_SIDE)
+        found = self._mesh(np.divide(np.asarray(crop)[None], 255, dtype=np.float32))
         points = found["points"].reshape(468, 3)[:, :2].astype(float)
         for branch, vertices in _REFINED.items():
             refined = found[branch].reshape(-1, 2)
@@ -332,8 +357,8 @@ def _square_around(points: Points) -> tuple[Points, float, float]:
 
 
 def _turned_square(
-    pixels: Pixels, center: Points, side: float, angle: float, size: int
-) -> tuple[Pixels, Points]:
+    image: Image.Image, center: Points, side: float, angle: float, size: int
+) -> tuple[Image.Image, Points]:
     """Return a turned square of a picture at a size, and the matrix [2, 3] back to the picture."""
     scale = side / size
     cos, sin = math.cos(angle) * scale, math.sin(angle) * scale
@@ -344,23 +369,22 @@ def _turned_square(
             [sin, cos, center[1] - half * sin - half * cos],
         ]
     )
-    image, matrix, factor = Image.fromarray(pixels), to_picture, int(scale)
+    matrix, factor = to_picture, int(scale)
     if factor > 1:  # reduce first: sampling alone would skip pixels
         left, top = (max(0, int(value - side)) for value in center)
-        right = min(pixels.shape[1], int(center[0] + side) + 1)
-        bottom = min(pixels.shape[0], int(center[1] + side) + 1)
+        right = min(image.width, int(center[0] + side) + 1)
+        bottom = min(image.height, int(center[1] + side) + 1)
         if min(right - left, bottom - top) > factor:
             image = image.crop((left, top, right, bottom)).reduce(factor)
             matrix = (to_picture - np.array([[0, 0, left], [0, 0, top]])) / factor
-    crop = image.transform(
-        (size, size), Image.Transform.AFFINE, tuple(matrix.ravel()), Image.Resampling.BILINEAR
-    )
-    return np.asarray(crop), to_picture
+    # The landmarks of small faces are more exact if they are enlarged smoothly.
+    method = Image.Resampling.BICUBIC if scale < 1 else Image.Resampling.BILINEAR
+    return image.transform((size, size), Image.Transform.AFFINE, tuple(matrix.ravel()), method), to_picture
 
 
-def _turned_back(face: Face, turns: int, shape: tuple[int, ...]) -> Face:
-    """Return a face found in np.rot90(picture, turns) in the picture's own pixels."""
-    height, width = shape
+def _turned_back(face: Face, turns: int, size: tuple[int, int]) -> Face:
+    """Return a face found in a picture after quarter turns counterclockwise in the picture's own pixels."""
+    width, height = size
     x, y = face.landmarks.T
     back = {0: (x, y), 1: (width - y, x), 2: (width - x, height - y), 3: (y, height - x)}[turns]
     return Face(np.stack(back, axis=1), face.score)

@@ -27,7 +27,8 @@ class Face:
     """A face that was found.
 
     Args:
-        landmarks: The mesh's 468 vertices in pixels of the upright picture, [468, 2] as (x, y).
+        landmarks: The mesh's 468 vertices in pixels of the upright picture, [468, 2] as (x, y). As in
+            OpenCV and dlib, (0, 0) is the center of the first pixel.
         score: The detector's confidence, 0 to 1.
     """
 

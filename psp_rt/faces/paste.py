@@ -44,9 +44,8 @@ def paste(
     # The result, back in the picture's coordinates. It is reduced first where it is much larger.
     factor = int(shown.width / face.side)
     shown = shown.reduce(factor) if factor > 1 else shown
-    layer = shown.transform(
-        size, Image.Transform.AFFINE, _from_picture(face.quad - offset, shown.size), Image.Resampling.BICUBIC
-    )
+    coefficients = _from_picture(face.quad - offset + 0.5, shown.size)  # Pillow counts from a pixel's corner
+    layer = shown.transform(size, Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC)
     mask = face_mask(face, size, offset, feather)
     region = picture.crop((int(left), int(top), int(right), int(bottom)))
     if match_color:
