@@ -2,6 +2,7 @@
 # make test       everything that the tests need, then style, types and the quick tests
 # make test-all   the slow tests too: full-size models
 # make rtx-test   parse and build the FP16 graphs with TensorRT for RTX (100 MB more); needs no GPU
+# make fuzz       attack the reader of engines with damaged files, for ten minutes
 # make gpu-test   the tests that need an NVIDIA GPU
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +15,7 @@ RTX := $(VENV)/rtx.installed
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test test-all check gpu-test rtx-test benchmark readme-tables train-demo clean
+.PHONY: demo test test-all check gpu-test rtx-test fuzz benchmark readme-tables train-demo clean
 
 demo: $(RUNTIME)
 	$(BIN)/psp-rt run models/sketch.engine models/drawing.png --output demo-drawing.png --couple
@@ -39,6 +40,9 @@ gpu-test: $(EVERYTHING)
 
 rtx-test: $(RTX)
 	$(BIN)/python -m pytest -m 'rtx and not slow'
+
+fuzz: $(EVERYTHING)
+	$(BIN)/python benchmarks/fuzz.py --seconds 300 --json benchmarks/results/fuzz.json
 
 benchmark: $(EVERYTHING)
 	$(BIN)/python benchmarks/latency.py --json benchmarks/results/cpu-1024.json

@@ -28,6 +28,7 @@ from .hardware.probe import check_threads
 from .images import COLORS, Color, Pixels, is_device_array, read_pictures, to_array
 from .streaming import check_frames, in_order
 from .style import Codes, StyleMix, check_seed
+from .verification import verify as verify_in_child
 
 Source = str | os.PathLike[str] | Image
 
@@ -59,6 +60,7 @@ class Translator:
         color: Color = "bgr",
         threads: int | None = None,
         max_batch: int = 4,
+        verify: bool = False,
     ) -> None:
         """Load an engine.
 
@@ -76,6 +78,8 @@ class Translator:
             threads: On the CPU; by default one for each physical core.
             max_batch: A larger batch goes through the graphs in parts of this size, which bounds the memory:
                 the generator's activations are most of it, and grow with the batch.
+            verify: Open and run the file once in a child process first, under limits of memory and time: for
+                files from strangers, if not even a crash of a runtime may end this process.
 
         Raises:
             FormatError: The file is not a usable engine.
@@ -85,6 +89,8 @@ class Translator:
         if color not in COLORS:
             raise InputError(f"color is {color!r}; expected 'bgr' (OpenCV) or 'rgb'")
         check_threads(threads)
+        if verify:
+            verify_in_child(path)
         self._color, self._turn = color, threading.Lock()
         with EngineFile.open(path, needs_graphs=False) as engine:
             self.manifest: Manifest = engine.manifest

@@ -20,7 +20,7 @@ FLOORS = (
     ("cuda", "images"),
     ("hardware",),
     ("backends", "faces"),
-    ("batching", "build", "drawings"),
+    ("batching", "build", "drawings", "verification"),
     ("translator",),
     ("__init__", "cli"),
     ("__main__",),

@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from ..engine.reader import EngineFile
+from ..verification import MEMORY_MIB, SECONDS
+from ..verification import verify as verify_in_child
 from .build import build_command
 from .faces import faces_command
 from .group import Commands
@@ -35,6 +37,24 @@ def doctor(engine: Path | None) -> None:
     """Show what this machine has and what would run here; with ENGINE, run it once."""
     for line in diagnose(engine):
         click.echo(line)
+
+
+@main.command()
+@click.argument("engine", type=click.Path(path_type=Path))
+@click.option(
+    "--seconds", type=click.FloatRange(min=1), default=SECONDS, show_default=True, help="Time limit."
+)
+@click.option(
+    "--memory",
+    type=click.IntRange(min=64),
+    default=MEMORY_MIB,
+    show_default=True,
+    metavar="MIB",
+    help="Memory limit (Linux).",
+)
+def verify(engine: Path, seconds: float, memory: int) -> None:
+    """Open ENGINE and run it once in a process of its own, for files from strangers."""
+    click.echo(f"{engine}: {verify_in_child(engine, seconds=seconds, memory_mib=memory)}")
 
 
 main.add_command(run_command)
