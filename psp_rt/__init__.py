@@ -10,7 +10,7 @@ Where to look, from the bottom up:
     hardware/     what this machine has, and which backend "auto" uses
     cuda/         device, streams, and the arrays of other libraries
     backends/     ONNX Runtime, OpenVINO and TensorRT behind one interface
-    faces/        find, align and put back faces; drawings.py cleans drawings
+    faces/        find, align and put back faces; drawings.py cleans drawings, pencil.py makes them
     build/        TensorRT plans for the GPU of this machine
     translator    what a program calls; style, batching and streaming are its parts
     cli/          the psp-rt command

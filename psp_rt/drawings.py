@@ -22,6 +22,7 @@ from . import faces
 from .errors import DeviceError, InputError
 from .faces import Face, Finder
 from .images import Pixels
+from .pencil import Pencil, draw
 
 Gray = npt.NDArray[np.floating[Any]]  # [H, W], 0 to 1
 
@@ -68,9 +69,7 @@ def clean(image: Any, *, size: int = 512, finder: Finder | None = None) -> Drawi
     """
     upright = faces.upright_rgb(image)
     levels = np.asarray(upright.convert("L"))
-    whole = np.array(
-        [[0, 0], [0, upright.height], [upright.width, upright.height], [upright.width, 0]], float
-    )
+    whole = _corners(*upright.size)
     found = find_in_drawing(levels, finder)
     if _is_clean(levels) and _is_placed(levels, found):
         return Drawing(picture=Image.fromarray(levels), report="clean already", quad=whole)
@@ -296,6 +295,21 @@ def _cut(sheet: Pixels, quad: npt.NDArray[np.float64], size: int) -> Image.Image
     return sampled if finer == 1 else sampled.resize((size, size), Image.Resampling.BOX)
 
 
-def from_photo(image: Any) -> tuple[Image.Image, str]:
-    """Return the drawing of a photo's largest face, and what was done."""
-    raise InputError("--from-photo is not available yet")
+def from_photo(image: Any, *, size: int = 512, finder: Finder | None = None) -> Drawing:
+    """Draw the largest face of a photo as the sketches are drawn that our models are trained on.
+
+    Args:
+        image: A path, bytes, an open file, a PIL image, or RGB uint8 [H, W, 3].
+        size: Side of the drawing in pixels.
+        finder: Another face detector.
+
+    Raises:
+        InputError: The photo shows no face, or cannot be read.
+        PspError: OpenCV is not installed.
+    """
+    upright = faces.upright_rgb(image)
+    (aligned,), report = faces.align_faces(upright, size=size, finder=finder)
+    photo = aligned.picture.resize((size, size), Image.Resampling.LANCZOS)  # if it was aligned already
+    drawing = draw(np.asarray(photo), np.random.default_rng(0), pencil=Pencil())
+    quad = _corners(*upright.size) if aligned.whole else aligned.face.quad + 0.5
+    return Drawing(picture=Image.fromarray(drawing), report=f"{report}, drawn", quad=quad)

@@ -15,7 +15,7 @@ PACKAGES = ("psp_rt", "export", "trainer", "benchmarks")
 # psp_rt from the ground up. A room may import those of the floors below its own.
 FLOORS = (
     ("errors",),
-    ("files", "style", "streaming"),
+    ("files", "pencil", "style", "streaming"),
     ("engine",),
     ("cuda", "images"),
     ("hardware",),
@@ -28,9 +28,9 @@ FLOORS = (
 # What other packages may import of psp_rt: these rooms, and the names of `psp_rt.__all__`.
 PUBLIC = (
     *("build", "cli.build", "cli.group", "cli.info", "drawings", "engine", "errors", "faces", "files"),
-    *("hardware", "images", "style"),
+    *("hardware", "images", "pencil", "style"),
 )
-OF_TRAINER = ("cli.group", "errors", "faces", "files", "images")
+OF_TRAINER = ("cli.group", "errors", "faces", "files", "images", "pencil")
 LONGEST_CHAIN = 18
 
 

@@ -156,8 +156,8 @@ def _prepare(
         aligned, report = align_faces(upright, size=size, select=preparation.select)
         return [face.picture for face in aligned], [face.face for face in aligned], report
     if preparation.from_photo:
-        drawn, report = drawings.from_photo(picture)
-        return [drawn], [], report
+        drawn = drawings.from_photo(picture)
+        return [drawn.picture], [], drawn.report
     if preparation.clean:
         cleaned = drawings.clean(picture)
         return [cleaned.picture], [], cleaned.report
@@ -204,7 +204,7 @@ def _run_all(
 def _reason(source: Path, error: InputError, preparation: Preparation) -> str:
     """Return why a picture failed, with its name and what to try."""
     reason = str(error)
-    if reason.startswith("no face was found"):
+    if reason.startswith("no face was found") and preparation.select is not None:
         reason += "; --faces off translates the whole picture as it is"
     return reason if str(source) in reason else f"{source}: {reason}"
 

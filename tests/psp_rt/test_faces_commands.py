@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psp_rt import Translator, faces, write_engine
+from psp_rt import Translator, drawings, faces, pencil, write_engine
 from tests.messages import assert_says
 from tests.models import tiny_engine
 from tests.psp_rt.test_cli import psp_rt, read
@@ -156,6 +157,31 @@ def test_a_photo_instead_of_a_drawing_is_named(sketch, tmp_path):
     done = run(sketch, SNAPSHOT, "-o", tmp_path / "face.png")
     assert done.exit_code == 1
     assert_says(done.stderr, str(SNAPSHOT), "looks like a photo", "--from-photo", "--no-clean")
+
+
+def test_from_photo_draws_the_face_first(sketch, tmp_path):
+    done = run(sketch, SNAPSHOT, "-o", tmp_path / "face.png", "--from-photo")
+    assert_says(done.stderr, "astronaut.jpg: 1 face", "174x174", "drawn")
+    drawn = drawings.from_photo(SNAPSHOT)
+    np.testing.assert_array_equal(read(tmp_path / "face.png"), translated(sketch, drawn.picture))
+
+
+def test_from_photo_without_a_face_names_the_picture(sketch, tmp_path):
+    blank = tmp_path / "wall.png"
+    Image.new("RGB", (300, 200), "gray").save(blank)
+    done = run(sketch, blank, "-o", tmp_path / "face.png", "--from-photo")
+    assert done.exit_code == 1
+    assert_says(done.stderr, str(blank), "no face")
+    assert "--faces off" not in done.stderr  # sketch engines look for no faces
+
+
+def test_from_photo_without_opencv_says_what_to_install(sketch, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    pencil.load_opencv.cache_clear()
+    done = run(sketch, SNAPSHOT, "-o", tmp_path / "face.png", "--from-photo")
+    pencil.load_opencv.cache_clear()
+    assert done.exit_code == 1
+    assert_says(done.stderr, "pip install opencv-python-headless")
 
 
 # psp-rt faces.

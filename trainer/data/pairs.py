@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from psp_rt import pencil
 from psp_rt.errors import InputError
 from psp_rt.images import load, pixels_of, resize
 from trainer.data import inputs, sketch
@@ -179,7 +180,7 @@ def draw_sketches(
     """
     paths = list(paths)
     files = [(path.name, path.stat().st_size) for path in paths]
-    method = Path(sketch.__file__).read_bytes()
+    method = b"".join(Path(str(module.__file__)).read_bytes() for module in (sketch, pencil))
     settings = repr((files, size, variants, seed, inputs.DRAWING_SIZE, method))
     key = hashlib.sha256(settings.encode()).hexdigest()
     kept = _read_cache(cache, key)
