@@ -37,8 +37,7 @@ from benchmarks.session import Settings
 from psp_rt import PspError
 from psp_rt.cli.group import INTERRUPTED
 from psp_rt.files import check_writable, write_atomically
-from psp_rt.hardware import default_threads
-from psp_rt.hardware.probe import probe_driver
+from psp_rt.hardware import default_threads, probe_driver
 
 BATCHES, CLONES, SIZES = (1, 2, 4, 8), (1, 2, 4), (256, 512, 1024)  # of the scaling
 

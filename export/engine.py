@@ -15,8 +15,7 @@ from export.graphs import fp16
 from export.graphs.activations import psnr_db
 from export.graphs.networks import EncoderGraph, GeneratorGraph, MappingGraph
 from export.graphs.trace import Storage, round_to_fp16, trace
-from psp_rt.engine.manifest import ImageSize, Manifest
-from psp_rt.engine.writer import write_engine
+from psp_rt.engine import ImageSize, Manifest, write_engine
 from psp_rt.files import check_writable, folder_beside
 from trainer.networks import Noise
 

@@ -17,7 +17,7 @@ from export.checkpoints.tensors import Model
 from export.errors import ParityError
 from export.graphs.activations import psnr_db
 from psp_rt import Translator
-from psp_rt.engine.manifest import InputSpec
+from psp_rt.engine import InputSpec
 from trainer.networks import Noise, Translation
 
 # The largest and the smallest values that figures may have. Errors of codes and styles are relative to

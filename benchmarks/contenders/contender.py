@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from psp_rt.engine.manifest import InputSpec
+from psp_rt.engine import InputSpec
 from psp_rt.images import Pixels, to_input
 from psp_rt.style import Codes
 

@@ -20,8 +20,8 @@ from benchmarks.contenders.contender import Unavailable, latent, read
 from benchmarks.measure.models import in_original_form
 from export.checkpoints.tensors import Model
 from export.parity import network_input
-from psp_rt.engine.manifest import InputSpec
-from psp_rt.hardware.probe import probe_driver
+from psp_rt.engine import InputSpec
+from psp_rt.hardware import probe_driver
 from psp_rt.images import Pixels
 from psp_rt.style import Codes
 from trainer.networks import Noise, Translation

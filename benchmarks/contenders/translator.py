@@ -11,8 +11,8 @@ import numpy as np
 
 from benchmarks.contenders.contender import Unavailable, latent, read
 from psp_rt import EngineFile, InputSpec, PspError, StyleMix, Translator
-from psp_rt.engine.ports import GRAPHS
-from psp_rt.hardware.openvino import openvino_core, probe_openvino
+from psp_rt.engine import GRAPHS
+from psp_rt.hardware import openvino_core, probe_openvino
 from psp_rt.images import Pixels
 from psp_rt.style import Codes
 

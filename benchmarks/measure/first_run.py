@@ -111,7 +111,7 @@ def gpu_memory_mib() -> float | None:
     The driver's figure is that of the whole card, so other processes on it spoil the difference. Runtimes
     keep the memory that they took once, so the memory after a run is the most that the run needed.
     """
-    from psp_rt.hardware.probe import probe_driver
+    from psp_rt.hardware import probe_driver
 
     if probe_driver().problem:
         return None

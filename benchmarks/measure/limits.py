@@ -19,8 +19,7 @@ import torch
 from benchmarks.measure.models import Architecture
 from benchmarks.measure.timing import Call, Timing, event_ms, wall_ms
 from export.inspect.layers import count_macs, known_shapes
-from psp_rt.engine.ports import GRAPHS
-from psp_rt.engine.reader import EngineFile
+from psp_rt.engine import GRAPHS, EngineFile
 
 
 @dataclass(frozen=True, kw_only=True)

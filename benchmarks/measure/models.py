@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from export.checkpoints.tensors import Model
-from psp_rt.engine.manifest import InputSpec
+from psp_rt.engine import InputSpec
 from trainer.networks import (
     Encoder,
     EncoderConfig,

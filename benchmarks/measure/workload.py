@@ -20,9 +20,7 @@ from export.engine import Settings, export_engine
 from export.parity import draw_images
 from psp_rt import EngineFile, InputError, InputSpec, Manifest, Translator
 from psp_rt.build import BuildOptions, BuildRequest, build
-from psp_rt.hardware import Hardware
-from psp_rt.hardware.choose import find_plan
-from psp_rt.hardware.probe import probe_driver
+from psp_rt.hardware import Hardware, find_plan, probe_driver
 from psp_rt.images import Pixels
 
 Setting = tuple[str, str, str]  # device, backend, precision

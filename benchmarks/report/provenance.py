@@ -11,7 +11,7 @@ from pathlib import Path
 import psp_rt
 from benchmarks import ROOT
 from psp_rt.cli.info import installed_packages
-from psp_rt.hardware.probe import probe_driver
+from psp_rt.hardware import probe_driver
 
 PACKAGES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "torch", "onnx", "openvino", "tensorrt")
 

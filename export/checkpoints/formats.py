@@ -31,7 +31,7 @@ from export.checkpoints.tensors import (
     shape,
 )
 from export.errors import CheckpointError
-from psp_rt.engine.manifest import RESIZES, InputSpec
+from psp_rt.engine import RESIZES, InputSpec
 from psp_rt.errors import InputError
 from trainer import checkpoint
 from trainer.networks import EncoderKind

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from export.errors import CheckpointError
-from psp_rt.engine.manifest import InputSpec
+from psp_rt.engine import InputSpec
 from trainer.networks import Encoder, EncoderConfig, EncoderKind, Generator, GeneratorConfig
 
 Tensors = Mapping[str, Tensor]

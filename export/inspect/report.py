@@ -19,7 +19,7 @@ from export.inspect.layers import Layer, by_operator, read_layers
 from export.inspect.times import LayerTimes
 from psp_rt import EngineFile, FormatError, InputError, Translator
 from psp_rt.cli.group import require
-from psp_rt.engine.ports import GRAPHS, graph_ports
+from psp_rt.engine import GRAPHS, graph_ports
 
 if TYPE_CHECKING:
     from export.inspect.differences import Difference

@@ -1,1 +1,25 @@
-"""The engine file: its format, reading it safely and writing it."""
+"""The engine file: its format, reading it safely and writing it. No runtime is imported here."""
+
+from .manifest import RESIZES, ImageSize, InputSpec, Manifest, Member
+from .plans import PlanRecord, PlanTarget, records
+from .ports import GRAPHS, graph_name, graph_ports, weights_member
+from .reader import EngineFile
+from .writer import add_plans, write_engine
+
+__all__ = [
+    "GRAPHS",
+    "RESIZES",
+    "EngineFile",
+    "ImageSize",
+    "InputSpec",
+    "Manifest",
+    "Member",
+    "PlanRecord",
+    "PlanTarget",
+    "add_plans",
+    "graph_name",
+    "graph_ports",
+    "records",
+    "weights_member",
+    "write_engine",
+]
