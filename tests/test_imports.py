@@ -27,7 +27,18 @@ FLOORS = (
 )
 # What other packages may import of psp_rt: these rooms, and the names of `psp_rt.__all__`.
 PUBLIC = (
-    *("build", "cli.build", "cli.group", "cli.info", "drawings", "engine", "errors", "faces", "files"),
+    *(
+        "build",
+        "build.build",
+        "cli.build",
+        "cli.group",
+        "cli.info",
+        "drawings",
+        "engine",
+        "errors",
+        "faces",
+        "files",
+    ),
     *("hardware", "images", "pencil", "style"),
 )
 INSIDERS = ("benchmarks.fuzz",)  # attacks what nobody else should see
