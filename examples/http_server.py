@@ -1,9 +1,8 @@
-"""A model behind HTTP, with the standard library alone: a picture is posted, a PNG comes back.
+"""A model behind HTTP: a picture is posted, a PNG comes back, of the largest face if the engine is for faces.
 
     python examples/http_server.py sketch.engine --port 8000 --workers 2
     curl --data-binary @drawing.png localhost:8000 --output face.png; curl localhost:8000/health
-For this machine alone: a server that strangers reach needs one before it that limits and encrypts.
-"""
+Only for this machine: what strangers reach needs a server before it that limits and encrypts."""
 
 import argparse
 import io
@@ -25,8 +24,8 @@ class Handler(BaseHTTPRequestHandler):
     timeout, served, start, counting = 10, 0, time.monotonic(), threading.Lock()  # seconds for a slow client
 
     def do_GET(self) -> None:
-        rate = self.served / (time.monotonic() - self.start)
-        health = f'{{"served": {self.served}, "requests_per_second": {rate:.3f}}}'
+        seconds = time.monotonic() - self.start
+        health = f'{{"served": {self.served}, "requests_per_second": {self.served / seconds:.3f}}}'
         self.answer(*(200, health) if self.path == "/health" else (404, "GET /health, or POST a picture"))
 
     def do_POST(self) -> None:
@@ -48,7 +47,8 @@ def translated(body: bytes) -> "tuple[int, str | bytes]":
     worker = WORKERS.get()  # decoding waits for its turn, too: its memory is bounded so
     try:
         picture = Image.open(io.BytesIO(body), formats=["PNG", "JPEG", "WEBP"]).copy()
-        worker.run(picture).save(png := io.BytesIO(), "PNG")
+        aligned = worker.manifest.expects_faces and worker.run_faces(picture).results[0][0]
+        (aligned or worker.run(picture)).save(png := io.BytesIO(), "PNG")
         return 200, png.getvalue()
     except psp_rt.InputError as error:
         return 422, str(error)

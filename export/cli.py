@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from export.checkpoints.load import LatentAverage, load
+from export.describe import Description, describe
 from export.engine import Precision, Settings, export_engine
 from export.graphs.trace import Storage
 from export.inspect.report import Inspection, compare_precisions, lines, view_graphs
@@ -16,6 +17,7 @@ from psp_rt import EngineFile, OutputError
 from psp_rt.build import BuildOptions, BuildRequest, prepare
 from psp_rt.cli.build import build_and_report
 from psp_rt.cli.group import Commands
+from psp_rt.engine import ALIGNMENTS
 from psp_rt.files import check_apart, check_writable, write_atomically
 from psp_rt.hardware import default_threads
 from trainer import checkpoint as trainer_checkpoint
@@ -24,6 +26,17 @@ from trainer.networks import Noise
 File = click.Path(path_type=Path)
 DEFAULT = "export"
 TIMED_RUNS = 10
+
+
+alignment_option = click.option(
+    "--alignment",
+    type=click.Choice(ALIGNMENTS),
+    help="How the encoder's pictures are cut: ffhq, aligned faces; none, any picture. Default: as the file "
+    "says by its data set.",
+)
+layers_option = click.option(
+    "--default-layers", metavar="LAYERS", help="Layers that random styles replace by default, such as 3-."
+)
 
 
 class ExportCommands(Commands):
@@ -74,7 +87,8 @@ def main() -> None:
     "--pictures",
     type=File,
     multiple=True,
-    help="With fp16: a picture or a folder of pictures to check for overflow. May be repeated.",
+    help="Pictures such as the encoder was trained on, a file or a folder: with fp16 checked for overflow; "
+    "100 or more also tell which pictures the model was not made for. May be repeated.",
 )
 @click.option(
     "--input",
@@ -98,6 +112,8 @@ def main() -> None:
     help="Estimate a missing latent average: the mean of 10,000 mapped z.",
 )
 @click.option("--task", help="The name of the task, if the file does not state it.")
+@alignment_option
+@layers_option
 @click.option(
     "--tensorrt", is_flag=True, help="Afterwards build TensorRT plans for this GPU, as psp-rt build does."
 )
@@ -117,6 +133,8 @@ def export_command(
     encoder_type: str | None,
     latent_avg: LatentAverage | None,
     task: str | None,
+    alignment: str | None,
+    default_layers: str | None,
     tensorrt: bool,
     force: bool,
 ) -> None:
@@ -125,8 +143,6 @@ def export_command(
     Reads official pSp and e4e files, StyleGAN2 generators (rosinality's .pt, NVIDIA's stylegan2-ada
     .pkl) and the checkpoints of python -m trainer. Code stored in a file is never executed.
     """
-    if pictures and precision == "fp32":
-        raise click.UsageError("--pictures are for --precision fp16; add that, or leave them out")
     check_apart(output, checkpoint, encoder, generator)
     request = BuildRequest(engine=output, options=BuildOptions())
     if tensorrt:
@@ -144,7 +160,19 @@ def export_command(
     )
     if task:
         model = replace(model, task=task)
-    settings = Settings(noise=noise, storage=weights, precision=precision, pictures=pictures, force=force)
+    if alignment:
+        if model.encoder is None:
+            raise click.UsageError("--alignment says what an encoder expects, and this is a generator alone")
+        provenance = model.provenance | {"alignment": "--alignment"}
+        model = replace(model, alignment=alignment, provenance=provenance)
+    settings = Settings(
+        noise=noise,
+        storage=weights,
+        precision=precision,
+        pictures=pictures,
+        default_layers=default_layers,
+        force=force,
+    )
     manifest = export_engine(model, output, settings, report=lambda step: click.echo(f"... {step}"))
 
     click.echo("against PyTorch:")
@@ -157,6 +185,53 @@ def export_command(
     click.echo(f"wrote {output} ({size_mib:.1f} MiB); try it with: psp-rt run {output} INPUT --output FILE")
     if tensorrt:
         build_and_report(request)
+
+
+@main.command("describe")
+@click.argument("engine", type=File)
+@alignment_option
+@layers_option
+@click.option(
+    "--pictures",
+    type=File,
+    multiple=True,
+    help="Pictures such as the encoder was trained on, 100 or more: a file or a folder. May be repeated.",
+)
+@click.option(
+    "--from-photos",
+    is_flag=True,
+    help="The pictures are aligned photos: they are drawn or made smaller as the engine's task needs.",
+)
+@click.option("--output", "-o", type=File, help="Write another engine instead of changing this one.")
+def describe_command(
+    *,
+    engine: Path,
+    alignment: str | None,
+    default_layers: str | None,
+    pictures: tuple[Path, ...],
+    from_photos: bool,
+    output: Path | None,
+) -> None:
+    """Change what ENGINE says about itself; its graphs stay as they are.
+
+    With --pictures it also measures which codes are usual, so that the runtime can warn of pictures that the
+    model was not made for.
+    """
+    if from_photos and not pictures:
+        raise click.UsageError("--from-photos needs --pictures; add them")
+    check_apart(output or engine, *pictures)
+    changes = Description(
+        alignment=alignment, default_layers=default_layers, pictures=pictures, from_photos=from_photos
+    )
+    manifest = describe(
+        engine, changes, output=output, report=lambda step: click.echo(f"... {step}", err=True)
+    )
+    limit = manifest.strange_above
+    click.echo(
+        f"wrote {output or engine}: alignment {manifest.alignment or 'not stated'}, default layers "
+        f"{manifest.default_layers or 'not stated'}, "
+        + ("no limit of strange codes" if limit is None else f"codes are strange above {limit:.2f}")
+    )
 
 
 @main.command("inspect")

@@ -15,8 +15,10 @@ from export.graphs import fp16
 from export.graphs.activations import psnr_db
 from export.graphs.networks import EncoderGraph, GeneratorGraph, MappingGraph
 from export.graphs.trace import Storage, round_to_fp16, trace
+from export.strangeness import Usual, measure
 from psp_rt.engine import ImageSize, Manifest, write_engine
 from psp_rt.files import check_writable, folder_beside
+from psp_rt.style import layer_rows
 from trainer.networks import Noise
 
 Precision = Literal["fp32", "fp16"]
@@ -31,7 +33,9 @@ class Settings:
             ``none`` leaves the noise out.
         storage: ``fp16`` halves the file; the portable graphs still compute in FP32.
         precision: ``fp16`` adds the graphs that TensorRT builds from; the portable ones are always FP32.
-        pictures: Files or folders on which activations are measured, for ``fp16``.
+        pictures: Files or folders, such as the encoder was trained on: activations are measured on the
+            first of them, for ``fp16``; of a hundred or more, also which codes are usual.
+        default_layers: The paper's layers that random styles replace by default; None for those of psp_rt.
         force: Write the engine even if its parity figures miss the bars.
     """
 
@@ -39,6 +43,7 @@ class Settings:
     storage: Storage = "fp32"
     precision: Precision = "fp32"
     pictures: Sequence[Path] = ()
+    default_layers: str | None = None
     force: bool = False
 
 
@@ -63,7 +68,7 @@ def export_engine(
         ParityError: The engine does not compute what the checkpoint computes.
     """
     settings = settings or Settings()
-    check_writable(output)
+    _check(model, output, settings)
     pictures = fp16.load_pictures(settings.pictures, model.input)
     # Random noise cannot be compared; such an engine is checked with constant noise in its place.
     noise: Noise = "const" if settings.noise == "random" else settings.noise
@@ -93,9 +98,13 @@ def export_engine(
         # Compare a trial engine with PyTorch, through the Translator that users will run.
         report("comparing the engine with PyTorch")
         trial = folder / "trial.engine"
-        write_engine(trial, _manifest(model, settings, figures, {}), members)
+        write_engine(trial, _manifest(model, settings, figures, {}, None), members)
         figures |= parity.measure(trial, expected)
         parity.check(figures, force=settings.force)
+
+        # Measure the average style, and which codes are usual.
+        report("measuring styles and codes")
+        statistics, usual = measure(trial, settings.pictures)
 
         # Add the FP16 graphs. Layers that would overflow on the samples stay in FP32.
         fp32_layers: dict[str, tuple[str, ...]] = {}
@@ -123,7 +132,23 @@ def export_engine(
                 path, fp32_layers[generator.name] = fp16.add(folder, generator.name, samples)
 
         report(f"writing {output}")
-        return write_engine(output, _manifest(model, settings, figures, fp32_layers), members)
+        manifest = _manifest(model, settings, figures, fp32_layers, usual)
+        return write_engine(output, manifest, {**members, **statistics})
+
+
+def check_layers(layers: str | None, num_styles: int) -> None:
+    """Raise InputError for default layers that a manifest cannot hold."""
+    if layers is None:
+        return
+    layer_rows(layers, num_styles)
+    if not layers[0].isdigit():
+        raise psp_rt.InputError(f"default layers are {layers!r}; expected a first layer: '1{layers.strip()}'")
+
+
+def _check(model: Model, output: Path, settings: Settings) -> None:
+    """Raise an error for what would fail only at the end."""
+    check_writable(output)
+    check_layers(settings.default_layers, model.generator.config.num_styles)
 
 
 def _trace(
@@ -150,6 +175,7 @@ def _manifest(
     settings: Settings,
     figures: Mapping[str, float],
     fp32_layers: Mapping[str, tuple[str, ...]],
+    usual: Usual | None,
 ) -> Manifest:
     """Return the manifest; the engine has FP16 graphs if there are lists of layers that stay in FP32."""
     config = model.generator.config
@@ -167,8 +193,12 @@ def _manifest(
             **model.provenance,
             "exporter": psp_rt.__version__,
             "torch": torch.__version__,
+            **(usual.provenance() if usual else {}),
             "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         },
         parity=dict(figures),
         fp32_layers=dict(fp32_layers),
+        alignment=model.alignment,
+        default_layers=settings.default_layers,
+        strange_above=usual.limit if usual else None,
     )

@@ -54,7 +54,11 @@ def commands(args: argparse.Namespace) -> Iterator[Command]:
         yield [
             *module("export", checkpoint),
             *options({"output": args.models / f"{task}.engine", "weights": "fp16"}),
+            *options({"alignment": "ffhq", "default-layers": "3-"}),
         ]
+        # Which codes are usual, from photos of others than those that it learned from.
+        engine = args.models / f"{task}.engine"
+        yield [*module("export", "describe", engine), *options({"pictures": args.held_out}), "--from-photos"]
 
 
 def on_cpu(args: argparse.Namespace) -> Iterator[Command]:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, overload
 
 import numpy as np
@@ -21,18 +21,20 @@ from .backends.backend import Backend
 from .batching import StyledBatches
 from .engine.manifest import InputSpec, Manifest
 from .engine.reader import EngineFile
+from .engine.statistics import CODES, STYLES, Statistics
 from .errors import BackendError, DeviceError, InputError, PspError
 from .faces import Finder, PhotoResult, Selection, translate_faces
 from .hardware.choose import BackendName, Choice, Device, Hardware, Precision, candidates
 from .hardware.probe import check_threads
 from .images import COLORS, Color, Pixels, is_device_array, read_pictures, to_array
+from .input_checks import check_codes, check_faces, check_sizes
 from .streaming import check_frames, in_order
 from .style import Codes, StyleMix, check_seed
+from .truncation import Truncation, strengths
 from .verification import verify as verify_in_child
 
 Source = str | os.PathLike[str] | Image
 
-AVERAGED = 1024  # seeds, for the average code
 MAX_STREAM_WORKERS = 4  # for a stream on a GPU; each has activations of its own
 
 log = logging.getLogger("psp_rt")
@@ -94,7 +96,11 @@ class Translator:
         self._color, self._turn = color, threading.Lock()
         with EngineFile.open(path, needs_graphs=False) as engine:
             self.manifest: Manifest = engine.manifest
-            self._batches = StyledBatches(engine.manifest, max_batch)
+            num_styles, style_dim = self.manifest.num_styles, self.manifest.style_dim
+            styles = _statistics(engine, STYLES, style_dim)
+            self._usual = _statistics(engine, CODES, num_styles, style_dim)
+            average = None if styles is None else styles.mean
+            self._batches = StyledBatches(self.manifest, max_batch, average=average)
             choices = candidates(
                 Hardware(), device=device, backend=backend, precision=precision, engine=engine
             )
@@ -110,20 +116,43 @@ class Translator:
         return f"<Translator of {self.manifest.task} on {self.runs_on}>"
 
     @overload
-    def run(self, images: Source, *, style: None = None) -> Image: ...
-
-    @overload
-    def run(self, images: Pixels, *, style: StyleMix | None = None, out: Pixels | None = None) -> Pixels: ...
-
-    @overload
-    def run(self, images: list[Source], *, style: None = None) -> list[Image]: ...
+    def run(self, images: Source, *, style: None = None, truncation: Truncation | None = None) -> Image: ...
 
     @overload
     def run(
-        self, images: Any, *, style: StyleMix | None = None, out: Any = None, stream: Any = None
+        self,
+        images: Pixels,
+        *,
+        style: StyleMix | None = None,
+        truncation: Truncation | None = None,
+        out: Pixels | None = None,
+    ) -> Pixels: ...
+
+    @overload
+    def run(
+        self, images: list[Source], *, style: None = None, truncation: Truncation | None = None
+    ) -> list[Image]: ...
+
+    @overload
+    def run(
+        self,
+        images: Any,
+        *,
+        style: StyleMix | None = None,
+        truncation: Truncation | None = None,
+        out: Any = None,
+        stream: Any = None,
     ) -> Any: ...
 
-    def run(self, images: Any, *, style: StyleMix | None = None, out: Any = None, stream: Any = None) -> Any:
+    def run(
+        self,
+        images: Any,
+        *,
+        style: StyleMix | None = None,
+        truncation: Truncation | None = None,
+        out: Any = None,
+        stream: Any = None,
+    ) -> Any:
         """Translate one picture or a batch.
 
         Pictures in GPU memory - arrays of PyTorch, CuPy, pycuda and others with DLPack or
@@ -138,6 +167,8 @@ class Translator:
                 model's input; faces should be cropped and aligned as in training.
             style: Mixes other styles in. With K references each picture gives K results: it is encoded once,
                 seeds are mapped once, and all are generated as one batch or in parts of ``max_batch``.
+            truncation: Moves the codes, after mixing, towards the average: psi from 1 (unchanged) to 0 (the
+                average), such as 0.7, or with the paper's layers, (0.7, "1-8").
             out: An array for the results, if the input is an array; in GPU memory, if the input is.
             stream: For pictures in GPU memory: the CUDA stream in which they are made and results are used,
                 as an int or an object of PyTorch, CuPy, pycuda or cuda.core. TensorRT then launches in that
@@ -151,14 +182,21 @@ class Translator:
 
         Raises:
             InputError: A picture cannot be read, or is not what the model takes.
+
+        Warns:
+            InputWarning: A picture is squeezed, much enlarged, or unlike those that the model was made for.
         """
         if is_device_array(images):
-            return self._run_on_gpu(images, style, out, stream)
+            return self._run_on_gpu(images, style, truncation, out, stream)
         if stream is not None:
             raise InputError("stream= goes with pictures in GPU memory; omit it for all others")
         pictures = read_pictures(images, self._input_spec("run"), color=self._color)
+        check_sizes(pictures.sizes, self.manifest)
+        seen: list[Codes] = []
         with self._taking_turns() as backend:
-            results = self._batches.translate(backend, pictures.pixels, style)
+            results = self._batches.translate(backend, pictures.pixels, style, truncation, seen.append)
+        if seen:
+            check_codes(np.concatenate(seen), self.manifest, self._usual)
         return pictures.restore(results, out)
 
     def run_faces(
@@ -169,6 +207,7 @@ class Translator:
         paste: bool = False,
         match_color: bool = False,
         style: StyleMix | None = None,
+        truncation: Truncation | None = None,
         finder: Finder | None = None,
     ) -> PhotoResult:
         """Find the faces of a photo, align them as FFHQ does, and translate them.
@@ -185,6 +224,7 @@ class Translator:
             paste: Also put the results back into the photo, at its own resolution.
             match_color: Shift the pasted colors so that they agree with the photo's at the edge.
             style: As for :meth:`run`.
+            truncation: As for :meth:`run`.
             finder: Another face detector; see :class:`psp_rt.faces.Finder`.
 
         Returns:
@@ -194,10 +234,14 @@ class Translator:
             InputError: The photo shows no face, or cannot be read.
         """
         spec = self._input_spec("run_faces")
+        if spec.kind != "rgb":
+            raise InputError(
+                f"run_faces() is for models of photos, and this one takes {spec.kind}; use run()"
+            )
         if isinstance(photo, np.ndarray) and self._color == "bgr" and photo.ndim == 3:
             photo = np.ascontiguousarray(photo[:, :, [2, 1, 0, *range(3, photo.shape[2])]])
-        return translate_faces(
-            lambda pictures: self.run(pictures, style=style),
+        result = translate_faces(
+            lambda pictures: self.run(pictures, style=style, truncation=truncation),
             photo,
             size=max(spec.height, spec.width),
             select=faces,
@@ -205,22 +249,32 @@ class Translator:
             match_color=match_color,
             finder=finder,
         )
+        check_faces((face.face.side for face in result.faces if not face.whole), self.manifest)
+        return result
 
     def encode(self, images: Any) -> Codes:
         """Return the codes of one picture [L, D], or of a batch or list [N, L, D]."""
         pictures = read_pictures(images, self._input_spec("encode"), color=self._color)
+        check_sizes(pictures.sizes, self.manifest)
         with self._taking_turns() as backend:
             codes = self._batches.encode(backend, pictures.pixels)
+        check_codes(codes, self.manifest, self._usual)
         return codes[0] if pictures.container == "one" else codes
 
     def generate(
-        self, codes: npt.ArrayLike, style: StyleMix | None = None, *, out: Pixels | None = None
+        self,
+        codes: npt.ArrayLike,
+        style: StyleMix | None = None,
+        *,
+        truncation: Truncation | None = None,
+        out: Pixels | None = None,
     ) -> Pixels:
         """Return the pictures of codes as an array.
 
         Args:
             codes: [L, D] or [N, L, D].
             style: As for :meth:`run`.
+            truncation: As for :meth:`run`.
             out: An array for the results.
 
         Returns:
@@ -228,46 +282,69 @@ class Translator:
             order that `color` says.
         """
         with self._taking_turns() as backend:
-            results = self._batches.generate(backend, codes, style)
+            results = self._batches.generate(backend, codes, style, truncation)
         return to_array(results, self._color, out)
 
-    def sample(self, seed: int | Sequence[int]) -> Codes:
+    def sample(self, seed: int | Sequence[int], *, truncation: Truncation | None = None) -> Codes:
         """Return the code [L, D] of a random style, or [N, L, D] for several seeds.
 
-        The same seed always gives the same code.
+        The same seed always gives the same code. With truncation, as for :meth:`run`, it is nearer to the
+        average.
         """
-        one = not isinstance(seed, (Sequence, np.ndarray))
+        one = not isinstance(seed, Sequence) and np.ndim(seed) == 0
         seeds = [check_seed(value) for value in ([seed] if one else seed)]  # type: ignore[union-attr]
         if not seeds:
             raise InputError("there are no seeds; pass at least one, such as sample([1, 2, 3])")
         with self._taking_turns() as backend:
-            styles = self._batches.map_seeds(backend, seeds)
-        codes = np.repeat(styles[:, None], self.manifest.num_styles, axis=1)
+            codes = self._batches.sample(backend, seeds, truncation)
         return codes[0] if one else codes
 
-    @cached_property
+    @property
     def average_code(self) -> Codes:
-        """The average style of the mapping network as a code [L, D]: the middle of 1,024 fixed seeds."""
-        codes = self.sample(range(AVERAGED))
-        return np.asarray(codes.mean(axis=0, dtype=np.float64), np.float32)
+        """The average style of the mapping network as a code [L, D].
+
+        It is stored in the engine; for engines from before that, the average of 1,024 fixed seeds.
+        """
+        with self._taking_turns() as backend:
+            return self._batches.average(backend)
 
     @overload
     def stream(
-        self, frames: Iterable[Pixels], *, in_flight: int = 2, style: StyleMix | None = None
+        self,
+        frames: Iterable[Pixels],
+        *,
+        in_flight: int = 2,
+        style: StyleMix | None = None,
+        truncation: Truncation | None = None,
     ) -> Iterator[Pixels]: ...
 
     @overload
     def stream(
-        self, frames: Iterable[Source], *, in_flight: int = 2, style: None = None
+        self,
+        frames: Iterable[Source],
+        *,
+        in_flight: int = 2,
+        style: None = None,
+        truncation: Truncation | None = None,
     ) -> Iterator[Image]: ...
 
     @overload
     def stream(
-        self, frames: Iterable[Any], *, in_flight: int = 2, style: StyleMix | None = None
+        self,
+        frames: Iterable[Any],
+        *,
+        in_flight: int = 2,
+        style: StyleMix | None = None,
+        truncation: Truncation | None = None,
     ) -> Iterator[Any]: ...
 
     def stream(
-        self, frames: Iterable[Any], *, in_flight: int = 2, style: StyleMix | None = None
+        self,
+        frames: Iterable[Any],
+        *,
+        in_flight: int = 2,
+        style: StyleMix | None = None,
+        truncation: Truncation | None = None,
     ) -> Iterator[Any]:
         """Yield the result of each frame, in order.
 
@@ -277,6 +354,7 @@ class Translator:
                 the next frame while the consumer has this one, and on a GPU overlaps the copies of one frame
                 with the work on the other, on a clone: right for a file. More only adds delay.
             style: As for :meth:`run`; its seeds are mapped once for the whole stream.
+            truncation: As for :meth:`run`.
 
         A frame's error is raised in its place, after the results before it.
         """
@@ -286,8 +364,10 @@ class Translator:
             raise InputError(f"in_flight is {in_flight!r}; expected 1 or more")
         if style is not None:
             with self._taking_turns() as backend:
-                style = style.with_references(self._batches.styles(backend, style).reference)
-        return self._stream(frames, in_flight, style)
+                style = style.with_references(self._batches.styles(backend, style, None).reference)
+        if truncation is not None:
+            strengths(truncation, self.manifest.num_styles)  # one error now instead of one for each frame
+        return self._stream(frames, in_flight, style, truncation)
 
     def clone(self) -> Translator:
         """Return a translator for another thread, on the same weights; closing one leaves the other."""
@@ -342,7 +422,9 @@ class Translator:
             )
         return self.manifest.input
 
-    def _run_on_gpu(self, images: Any, style: StyleMix | None, out: Any, stream: Any) -> Any:
+    def _run_on_gpu(
+        self, images: Any, style: StyleMix | None, truncation: Truncation | None, out: Any, stream: Any
+    ) -> Any:
         self._input_spec("run")
         if self._color != "rgb":
             raise InputError(
@@ -350,9 +432,15 @@ class Translator:
                 f"with color={self._color!r}, whose order is not swapped there; open it with color='rgb'"
             )
         with self._taking_turns() as backend:
-            return self._batches.translate_on_gpu(backend, images, style, out=out, stream=stream)
+            return self._batches.translate_on_gpu(backend, images, style, truncation, out=out, stream=stream)
 
-    def _stream(self, frames: Iterable[Any], in_flight: int, style: StyleMix | None) -> Iterator[Any]:
+    def _stream(
+        self,
+        frames: Iterable[Any],
+        in_flight: int,
+        style: StyleMix | None,
+        truncation: Truncation | None,
+    ) -> Iterator[Any]:
         """Work on frames in one thread on the CPU, and in a thread for each frame in flight on a GPU."""
         with ExitStack() as clones:
             translators = [self]
@@ -363,11 +451,18 @@ class Translator:
                 log.warning("the stream has only %d frames at work at once: %s", len(translators), error)
             yield from in_order(
                 frames,
-                [partial(translator.run, style=style) for translator in translators],
+                [partial(translator.run, style=style, truncation=truncation) for translator in translators],
                 in_flight=in_flight,
                 # Such a frame is ordered by the stream that is current in its maker's thread, the caller's.
                 at_once=is_device_array,
             )
+
+
+def _statistics(engine: EngineFile, member: str, *shape: int) -> Statistics | None:
+    """Return statistics that an engine stores, if it does."""
+    if member not in engine.names:
+        return None
+    return Statistics.from_bytes(engine.view(member), *shape, member=member)
 
 
 def _open_first(engine: EngineFile, choices: Iterator[Choice], threads: int | None) -> tuple[Backend, Choice]:

@@ -16,11 +16,11 @@ PACKAGES = ("psp_rt", "export", "trainer", "benchmarks")
 FLOORS = (
     ("errors",),
     ("files", "pencil", "style", "streaming"),
-    ("engine",),
+    ("engine", "truncation"),
     ("cuda", "images"),
     ("hardware",),
     ("backends", "faces"),
-    ("batching", "build", "drawings", "verification"),
+    ("batching", "build", "drawings", "input_checks", "verification"),
     ("translator",),
     ("__init__", "cli"),
     ("__main__",),

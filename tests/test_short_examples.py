@@ -222,6 +222,12 @@ def test_a_picture_that_the_model_does_not_take_is_refused_with_its_reason(tmp_p
     assert content.startswith(b"a label map has one channel")
 
 
+def test_an_engine_for_aligned_faces_looks_for_one():
+    with serving(MODELS / "inversion.engine") as started:
+        status, _, content = post(started, png(np.full((80, 120, 3), 200, np.uint8)))
+    assert (status, content[:17]) == (422, b"no face was found")
+
+
 def test_another_address_is_not_found(server):
     assert post(server, None, "/other")[0] == 404
 

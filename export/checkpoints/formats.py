@@ -53,6 +53,12 @@ TASKS = {
     "celebs_seg_to_face": "segmentation",
     "celebs_super_resolution": "super-resolution",
 }
+# How the pictures of official data sets are cut, by the start of ``dataset_type``: those of FFHQ and
+# CelebA-HQ by FFHQ's formula; those of other things not by landmarks of a face.
+ALIGNMENTS = {
+    "ffhq": ("ffhq", "celeb"),
+    "none": ("car", "horse", "church", "cat", "afhq", "stanford", "compcar", "lsun"),
+}
 
 
 def read_official(root: Mapping[str, Any], source: str, overrides: Overrides | None) -> Contents:
@@ -115,7 +121,8 @@ def _split(tensors: Tensors) -> tuple[Tensors, Tensors]:
 def _official_encoder(tensors: Tensors, options: Options, overrides: Overrides) -> EncoderPart:
     channels = _input_channels(tensors, options)
     side = input_side(tensors)
-    wide = str(options.get("dataset_type", "")).startswith("cars")
+    dataset = str(options.get("dataset_type", ""))
+    wide = dataset.startswith("cars")
     spec = input_spec(
         channels,
         height=side * 3 // 4 if wide else side,
@@ -136,6 +143,7 @@ def _official_encoder(tensors: Tensors, options: Options, overrides: Overrides) 
         task=_task(options, spec),
         wide=wide,
         uses_average=options.get("start_from_latent_avg"),
+        dataset=dataset,
     )
 
 
@@ -204,6 +212,18 @@ def _task(options: Options, spec: InputSpec) -> str:
     if dataset.endswith("_encode"):
         return "inversion"
     return {"labels": "segmentation", "gray": "sketch", "rgb": "translation"}[spec.kind]
+
+
+def alignment_of(dataset: str) -> str | None:
+    """Return how the pictures of an official data set are cut; None for unknown data sets.
+
+    >>> alignment_of("ffhq_encode"), alignment_of("cars_encode"), alignment_of("my_data")
+    ('ffhq', 'none', None)
+    """
+    for alignment, starts in ALIGNMENTS.items():
+        if dataset.startswith(starts):
+            return alignment
+    return None
 
 
 def read_rosinality(root: Mapping[str, Any], source: str) -> Contents:

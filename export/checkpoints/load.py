@@ -81,6 +81,7 @@ def load(
     else:
         average = _average(encoder_file, generator_file, built_generator.config)
     size = built_generator.config.size
+    alignment = formats.alignment_of(encoder_part.dataset) if encoder_part else None
     return Model(
         encoder=built_encoder,
         generator=built_generator,
@@ -89,12 +90,14 @@ def load(
         output_rows=(size // 8, size * 7 // 8) if encoder_part and encoder_part.wide else None,
         task=encoder_part.task if encoder_part else "generation",
         source_format=main.source_format,
+        alignment=alignment,
         provenance={
             "source_format": main.source_format,
             **_provenance("source", path),
             **_provenance("encoder_source", encoder),
             **_provenance("generator_source", generator),
             "latent_avg": "none" if average is None else latent_avg,
+            **({"alignment": f"data set {encoder_part.dataset}"} if encoder_part and alignment else {}),
         },
     )
 

@@ -30,6 +30,7 @@ class Model:
         output_rows: The rows of the picture to keep, (first, after the last); None for all.
         source_format: "psp", "e4e", "rosinality", "stylegan2-ada" or "psp_rt.trainer".
         provenance: Where the model comes from, for the manifest.
+        alignment: How pictures of its data set are cut, "ffhq" or "none"; None if that is unknown.
     """
 
     encoder: Encoder | None
@@ -40,6 +41,7 @@ class Model:
     task: str
     source_format: str
     provenance: dict[str, str]
+    alignment: str | None = None
 
 
 def as_tensor(value: object, name: str) -> Tensor:
@@ -156,6 +158,7 @@ class EncoderPart:
         config: Its sizes if the file states them, otherwise None: they are read from the tensors.
         wide: Trained on wide pictures that fill rows S/8 to 7S/8 of a square one (cars).
         uses_average: Its codes are relative to the latent average; None if the file does not say.
+        dataset: The name of the data set that it was trained on, if the file says it.
     """
 
     kind: EncoderKind
@@ -166,6 +169,7 @@ class EncoderPart:
     config: EncoderConfig | None = None
     wide: bool = False
     uses_average: bool | None = None
+    dataset: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

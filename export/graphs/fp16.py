@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.graphs.activations import Activation, Feeds, emulating_session, float_tensors, measure, psnr_db
+from export.strangeness import files_of
 from psp_rt import InputError, InputSpec, OutputError, Translator
-from psp_rt.images import is_picture_file, read_pictures, readable_suffixes
+from psp_rt.images import read_pictures
 
 MARGIN = 4  # how far below FP16's largest number measured activations must stay
 LIMIT = float(np.finfo(np.float16).max) / MARGIN
@@ -213,17 +214,8 @@ def load_pictures(paths: Sequence[Path], spec: InputSpec | None) -> NDArray[np.u
         return None
     if spec is None:
         raise InputError("--pictures are inputs of an encoder, but this is a generator alone; leave them out")
-    found = [file for path in paths for file in _files(path)]
+    found = [file for path in paths for file in files_of(path)]
     return read_pictures(found[:MAX_PICTURES], spec, color="rgb").pixels
-
-
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    found = sorted(file for file in path.iterdir() if is_picture_file(file))
-    if not found:
-        raise InputError(f"the folder {path} contains no pictures ({', '.join(readable_suffixes())})")
-    return found
 
 
 def sample(engine: Path, images: NDArray[np.uint8] | None) -> Samples:

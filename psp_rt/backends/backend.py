@@ -102,14 +102,24 @@ class Backend(ABC):
         )
         return pictures
 
-    def translate(self, images: Pixels, styles: Styles, *, max_batch: int) -> Pixels:
+    def translate(
+        self,
+        images: Pixels,
+        styles: Styles,
+        *,
+        max_batch: int,
+        see: Callable[[Codes], object] = lambda codes: None,
+    ) -> Pixels:
         """Return RGB [N * K, height, width, 3]: each of N images in each of K styles, styles varying fastest.
 
-        At most ``max_batch`` pictures are encoded or generated at once; each image is encoded once.
+        At most ``max_batch`` pictures are encoded or generated at once; each image is encoded once. ``see``
+        is given the codes on the way, in parts, where they pass through the host.
         """
 
         def translate_part(part: Pixels) -> Pixels:
-            return in_parts(max_batch, self.generate, *styles.mixed_into(self.encode(part)))
+            codes = self.encode(part)
+            see(codes)
+            return in_parts(max_batch, self.generate, *styles.mixed_into(codes))
 
         return in_parts(max_batch // len(styles) or max_batch, translate_part, images)
 

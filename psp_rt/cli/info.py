@@ -16,6 +16,7 @@ from ..errors import PspError
 from ..hardware.choose import Hardware, choose
 from ..hardware.openvino import INSTALL_OPENVINO, OpenVinoState
 from ..hardware.probe import CUDA_PROVIDER, INSTALL_CUDA, default_threads
+from ..style import DEFAULT_LAYERS
 from ..translator import Translator
 
 PACKAGES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "cuda-bindings")
@@ -32,6 +33,11 @@ PLAN_FIGURES = {  # the same for a plan's parity
     "styles_psnr_db": ("styles of seeds", "{:.1f} dB"),
     "codes_psnr_db": ("codes", "{:.1f} dB"),
     "picture_psnr_db": ("pictures", "{:.1f} dB"),
+}
+ALIGNED = {  # what the manifest says of the pictures that the encoder expects
+    "ffhq": "aligned faces, as FFHQ's",
+    "none": "any picture",
+    None: "not stated: --faces largest aligns",
 }
 GRAPHS = {"fp32": "fp32", "fp16": "fp32, and fp16 for TensorRT plans"}
 
@@ -76,11 +82,20 @@ def _model(manifest: Manifest) -> dict[str, str]:
         "task": manifest.task,
         "takes": takes,
         "gives": f"rgb, {output.height} x {output.width}",
+        "pictures": ALIGNED[manifest.alignment],
+        "seeds change": f"layers {manifest.default_layers or DEFAULT_LAYERS} of {manifest.num_styles}",
+        "strange codes": _strange(manifest),
         "styles": f"{manifest.num_styles} rows of {manifest.style_dim}",
         "noise": manifest.noise,
         "graphs": GRAPHS[manifest.precision],
         "weights": f"stored as {manifest.weights}",
     }
+
+
+def _strange(manifest: Manifest) -> str:
+    if manifest.strange_above is None:
+        return "not measured: no warning for pictures that the model was not made for"
+    return f"a warning above {manifest.strange_above:.2f} spreads from usual ones"
 
 
 def in_words(figures: Mapping[str, float], words: Mapping[str, tuple[str, str]] = FIGURES) -> dict[str, str]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from ..errors import InputError
+from ..engine.manifest import MAX_STYLES
+from ..errors import InputError, InputWarning
 from ..hardware.choose import BACKENDS, PRECISIONS
 from ..style import DEFAULT_LAYERS, StyleMix, layer_ranges, layer_rows
 from ..translator import Translator
+from ..truncation import Truncation, strengths
 
 MAX_SEEDS = 1000
 
@@ -48,6 +52,36 @@ def seed_list(ctx: click.Context, param: click.Parameter, value: str | None) -> 
             raise click.BadParameter(f"{value!r}; {expected}", ctx=ctx, param=param)
         seeds += range(first, last + 1)
     return tuple(dict.fromkeys(seeds))
+
+
+def psi_and_layers(ctx: click.Context, param: click.Parameter, value: str | None) -> Truncation | None:
+    """Return the truncation of "0.7" or "0.7:1-8"."""
+    if value is None:
+        return None
+    psi, colon, layers = value.partition(":")
+    try:
+        strength = float(psi)
+        strengths((strength, layers) if colon else strength, MAX_STYLES)
+    except ValueError:  # InputError is one too
+        expected = "expected 0 to 1, such as 0.7, or with layers, such as 0.7:1-8"
+        raise click.BadParameter(f"{value!r}; {expected}", ctx=ctx, param=param) from None
+    return (strength, layers) if colon else strength
+
+
+@contextmanager
+def reported_warnings(name: str) -> Iterator[None]:
+    """Print the warnings about a picture as lines with its name, each kind once."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", InputWarning)
+        yield
+    lines = []
+    for warning in caught:
+        if isinstance(warning.message, InputWarning):
+            lines.append(f"{name}: {warning.message}")
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    for line in dict.fromkeys(lines):
+        click.echo(line, err=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +129,14 @@ class StyleOptions:
 
 
 def style_options(function: Function) -> Function:
-    """Add --style-from, --seeds, --layers and --alpha."""
+    """Add --style-from, --seeds, --layers, --alpha and --truncation."""
     for option in (
+        click.option(
+            "--truncation",
+            callback=psi_and_layers,
+            metavar="PSI[:LAYERS]",
+            help="Move results towards the average: 1 not at all, 0 wholly; 0.7:1-8 only in layers 1-8.",
+        ),
         click.option("--alpha", type=click.FloatRange(0, 1), help="How far to mix. Default: 1"),
         click.option(
             "--layers", metavar="LAYERS", help="Layers to mix, from 1: 8-18. Default: those of the engine."

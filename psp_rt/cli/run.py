@@ -17,11 +17,20 @@ from ..errors import InputError
 from ..faces import Selection, align_faces
 from ..hardware.choose import BackendName, Device, Precision
 from ..images import load, over_white
+from ..input_checks import check_faces
 from ..style import Codes, StyleMix
 from ..translator import Translator
+from ..truncation import Truncation
 from .group import INTERRUPTED
 from .jobs import MAX_NAMED, Job, name_of_face, plan, save
-from .options import SeedsCommand, StyleOptions, check_takes_pictures, hardware_options, style_options
+from .options import (
+    SeedsCommand,
+    StyleOptions,
+    check_takes_pictures,
+    hardware_options,
+    reported_warnings,
+    style_options,
+)
 
 
 @dataclass
@@ -76,6 +85,7 @@ def run_command(
     seeds: tuple[int, ...] | None,
     layers: str | None,
     alpha: float | None,
+    truncation: Truncation | None,
     couple: bool,
     device: str,
     backend: str,
@@ -112,7 +122,7 @@ def run_command(
         if style is not None:
             click.echo(styles.report(translator), err=True)
         try:
-            _run_all(translator, found.jobs, style, preparation, couple, done)
+            _run_all(translator, found.jobs, style, truncation, preparation, couple, done)
         except KeyboardInterrupt:
             count = sum(len(job.targets) for job in found.jobs)
             click.echo(f"\ninterrupted; {len(done.written)} of {count} pictures are written", err=True)
@@ -139,7 +149,7 @@ def _preparation(
                 err=True,
             )
         select = "off"
-    chosen = select or ("largest" if manifest.alignment == "ffhq" else "off")
+    chosen = select or ("largest" if manifest.expects_faces else "off")
     if chosen == "off":
         if paste:
             raise click.UsageError("--paste needs faces; add --faces largest or --faces all")
@@ -167,7 +177,8 @@ def _prepare(
 def _encode(translator: Translator, path: Path, preparation: Preparation) -> Codes:
     """Return the code of a picture, prepared as the inputs are."""
     pictures, _, _ = _prepare(load(path), preparation, _crop_size(translator))
-    codes: Codes = translator.encode(pictures[0])
+    with reported_warnings(path.name):
+        codes: Codes = translator.encode(pictures[0])
     return codes
 
 
@@ -181,6 +192,7 @@ def _run_all(
     translator: Translator,
     jobs: Sequence[Job],
     style: StyleMix | None,
+    truncation: Truncation | None,
     preparation: Preparation,
     couple: bool,
     done: Done,
@@ -192,13 +204,24 @@ def _run_all(
             try:
                 source = load(job.source)
                 pictures, found, report = _prepare(source, preparation, _crop_size(translator))
-                results = translator.run(pictures, style=style)
+                with reported_warnings(job.source.name):
+                    check_faces(_cut_sides(pictures, found), translator.manifest)
+                    results = translator.run(pictures, style=style, truncation=truncation)
             except InputError as error:
                 done.failures.append(_reason(job.source, error, preparation))
                 continue
             if report and len(jobs) <= MAX_NAMED:
                 click.echo(f"{job.source.name}: {report}", err=True)
             _write(job, source, pictures, results, found, preparation, couple, done)
+
+
+def _cut_sides(pictures: Sequence[Image.Image], found: Sequence[faces.Face]) -> list[float]:
+    """Return the sides of the squares that were cut; a picture that was aligned already was not."""
+    return [
+        face.side
+        for picture, face in zip(pictures, found, strict=False)
+        if not faces.is_aligned(face, *picture.size)
+    ]
 
 
 def _reason(source: Path, error: InputError, preparation: Preparation) -> str:

@@ -10,6 +10,8 @@
     precision          of builds for a GPU; with "fp16" the file also holds FP16 graphs
     alignment          "ffhq": the encoder expects faces cut as FFHQ's are; "none": any picture; may be absent
     default_layers     the paper's layers that random styles replace, such as "3-"; may be absent
+    strange_above      codes farther than this from those of usual pictures (`psp_rt.engine.statistics`)
+                       mean that a picture is unlike those that the model is for; may be absent
     fp32_layers        for each FP16 graph, the nodes kept in FP32 because FP16 would overflow; may be absent
     weights            how the file stores the weights
     provenance         where the model comes from, text to text
@@ -94,6 +96,12 @@ class Manifest:
     stripped: bool = False
     alignment: str | None = None
     default_layers: str | None = None
+    strange_above: float | None = None
+
+    @property
+    def expects_faces(self) -> bool:
+        """Return whether the encoder takes photos of faces that are aligned as FFHQ's are."""
+        return self.alignment == "ffhq" and self.input is not None and self.input.kind == "rgb"
 
     def to_json(self) -> str:
         """Return the manifest as JSON text."""
@@ -125,6 +133,7 @@ class Manifest:
             stripped=fields.optional("stripped") is True,
             alignment=_optional(fields, "alignment", ALIGNMENTS),
             default_layers=_layers(fields),
+            strange_above=_limit(fields),
         )
 
 
@@ -183,6 +192,15 @@ def _layers(fields: Fields) -> str | None:
     if not re.fullmatch(r"[0-9][0-9,\- ]*", layers):
         raise FormatError(f"manifest.json: default_layers is {layers!r}; expected layers, such as '3-'")
     return layers
+
+
+def _limit(fields: Fields) -> float | None:
+    if fields.optional("strange_above") is None:
+        return None
+    limit = fields.number("strange_above")
+    if limit <= 0:
+        raise FormatError(f"manifest.json: strange_above is {limit}; expected a number above 0")
+    return limit
 
 
 def _fp32_layers(fields: Fields) -> dict[str, tuple[str, ...]]:

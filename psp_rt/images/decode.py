@@ -29,7 +29,14 @@ FORMATS = (
 )
 # Formats that change pixel values, which are ids in a label map. Lossless WebP is told apart by its chunk.
 ORIENTATION = 0x0112  # the EXIF tag
-LOSSY = {"JPEG": "JPEG", "MPO": "JPEG", "AVIF": "AVIF", "HEIF": "HEIC", "WEBP": "lossy WebP"}
+LOSSY = {
+    "JPEG": "a JPEG file",
+    "MPO": "a JPEG file",
+    "AVIF": "an AVIF file",
+    "HEIF": "an HEIC file",
+    "WEBP": "a lossy WebP file",
+}
+LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")  # how a TIFF can hold another of these
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _NOT_FILES = {
     "http:": "; psp_rt reads files: download it first",
@@ -67,7 +74,9 @@ def load(source: Source, *, exact: bool = False) -> Image.Image:
                 _check_exact(image, name)
             _check_size(image, name)
             image.load()
-            return upright(image)
+            turned = upright(image)
+            turned.format = None if exact else turned.format  # checked, with its file at hand
+            return turned
     except InputError:
         raise
     except UnidentifiedImageError:
@@ -97,7 +106,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 def check_lossless(image: Image.Image) -> None:
     """Raise InputError if a PIL image comes from a lossy file, whose values are not exact."""
-    if image.format in LOSSY:
+    if image.format in LOSSY or image.format == "TIFF":
         _check_exact(image, "the label map")
 
 
@@ -175,11 +184,12 @@ def _too_large(name: str, size: str) -> str:
 
 def _check_exact(image: Image.Image, name: str) -> None:
     container = LOSSY.get(image.format or "")
+    if image.format == "TIFF" and image.info.get("compression") in LOSSY_TIFF:
+        container = f"a TIFF file with {image.info['compression']} inside"
     if container is None or (image.format == "WEBP" and _is_lossless_webp(image)):
         return
     raise InputError(
-        f"{name} comes from a {container} file, which changes label ids at every border; save label maps "
-        "as PNG"
+        f"{name} comes from {container}, which changes label ids at every border; save label maps as PNG"
     )
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from ..engine.manifest import InputSpec
 from ..errors import InputError
 from .decode import is_source
-from .pixels import Pixels, check_array, swap_channels, to_input
+from .pixels import Pixels, check_array, sized_input, swap_channels
 
 _CUDA_MEMORY = (2, 13)  # DLPack's kDLCUDA and kDLCUDAManaged
 
@@ -31,6 +31,7 @@ class Pictures:
     """Pictures ready for the encoder, and the form in which they were passed."""
 
     pixels: Pixels  # [N, height, width, channels]
+    sizes: tuple[tuple[int, int], ...]  # of each picture before it was resized, (height, width)
     container: str  # "one", "array" or "list"
     arrays: tuple[bool, ...]  # for each picture: whether it was an array
     color: str
@@ -71,9 +72,15 @@ def read_pictures(images: Any, spec: InputSpec, *, color: str) -> Pictures:
         )
     if not items:
         raise InputError("the batch is empty; pass at least one picture")
-    pixels = np.stack([_item(item, index, container, spec, color) for index, item in enumerate(items)])
+    read = [_item(item, index, container, spec, color) for index, item in enumerate(items)]
     arrays = tuple(isinstance(item, np.ndarray) for item in items)
-    return Pictures(pixels=pixels, container=container, arrays=arrays, color=color)
+    return Pictures(
+        pixels=np.stack([pixels for pixels, _ in read]),
+        sizes=tuple(size for _, size in read),
+        container=container,
+        arrays=arrays,
+        color=color,
+    )
 
 
 def to_array(rgb: Pixels, color: str, out: Pixels | None = None) -> Pixels:
@@ -120,10 +127,12 @@ def _items(images: Any, spec: InputSpec) -> tuple[str, list[Any]]:
     return "one", [array]
 
 
-def _item(item: Any, index: int, container: str, spec: InputSpec, color: str) -> Pixels:
+def _item(
+    item: Any, index: int, container: str, spec: InputSpec, color: str
+) -> tuple[Pixels, tuple[int, int]]:
     if container == "one":
-        return to_input(item, spec, color=color)
+        return sized_input(item, spec, color=color)
     try:
-        return to_input(item, spec, color=color)
+        return sized_input(item, spec, color=color)
     except InputError as error:
         raise InputError(f"picture {index} of the batch: {error}") from None

@@ -71,16 +71,23 @@ def to_input(image: Any, spec: InputSpec, *, color: str = "bgr") -> Pixels:
     Returns:
         uint8 [height, width, channels]; RGB, gray or label ids.
     """
+    return sized_input(image, spec, color=color)[0]
+
+
+def sized_input(image: Any, spec: InputSpec, *, color: str = "bgr") -> tuple[Pixels, tuple[int, int]]:
+    """Return one picture as the encoder takes it, and its own (height, width) before it was resized."""
     if is_source(image):
         image = load(image, exact=spec.kind == "labels")
     if isinstance(image, Image.Image):
         pixels = pixels_of(image, spec.kind)
+        size = pixels.shape[:2]
     else:
         pixels = _from_array(image, spec, color)
+        size = image.shape[:2]
     if spec.kind == "labels":
         _check_labels(pixels, spec)
     pixels = resize(pixels, spec.height, spec.width, method=spec.resize)
-    return np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[:, :, None])
+    return np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[:, :, None]), size
 
 
 def swap_channels(pixels: Pixels, out: Pixels | None = None) -> Pixels:

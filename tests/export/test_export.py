@@ -344,6 +344,7 @@ def test_the_command_says_its_steps_its_figures_and_what_to_type_next(official, 
         "tracing the mapping",
         "tracing the encoder",
         "comparing the engine with PyTorch",
+        "measuring styles and codes",
         f"writing {tmp_path / 'a.engine'}",
     ]
     assert re.search(r"codes_relative_error +\d\.\d+e-\d\d", done.output)

@@ -370,11 +370,6 @@ def test_pictures_without_a_use_are_refused(official, tmp_path):
         export_engine(
             checkpoints.load(official), tmp_path / "a.engine", Settings(precision="fp16", pictures=[tmp_path])
         )
-    refused = CliRunner().invoke(
-        main, [str(official), "-o", str(tmp_path / "a.engine"), "--pictures", "x.png"]
-    )
-    assert refused.exit_code == 2
-    assert "--pictures are for --precision fp16" in refused.output
 
 
 def test_drawn_noise_is_in_the_fp16_graph_too(official, tmp_path):

@@ -122,7 +122,7 @@ def test_a_style_may_come_from_another_picture(engine, folder, tmp_path, transla
 
 def test_run_says_which_layers_it_mixes(folder, tmp_path):
     asked = ("run", MODEL, folder / "a.png", "--output", tmp_path / "x.png", "--seeds", "1")
-    assert "mixes layers 8-12 of 12; --layers chooses others\n" in psp_rt(*asked).stderr
+    assert "mixes layers 3-12 of 12; --layers chooses others\n" in psp_rt(*asked).stderr
     assert "mixes layers 2-3 of 12\n" in psp_rt(*asked, "--layers", "2-3").stderr
 
 

@@ -33,9 +33,20 @@ def test_without_a_gpu_all_models_are_trained_together_and_then_grown(tmp_path):
     starts = [grown[at + 1] for at, part in enumerate(grown) if part == "--start-from"]
     assert starts == [str(made / f"{task}.pt") for task in train.TASKS]
     assert "size=128" in grown
-    for task, export in zip(train.TASKS, exports, strict=True):
+    for task, export, describe in zip(train.TASKS, exports[::2], exports[1::2], strict=True):
         assert export[1:4] == ["-m", "export", str(tmp_path / "joint" / f"{task}.pt")]
         assert export[export.index("--output") + 1] == str(Path("there") / f"{task}.engine")
+        assert export[-4:] == ["--alignment", "ffhq", "--default-layers", "3-"]
+        made_engine = str(Path("there") / f"{task}.engine")
+        assert describe[1:] == [
+            "-m",
+            "export",
+            "describe",
+            made_engine,
+            "--pictures",
+            "others",
+            "--from-photos",
+        ]
 
 
 def test_on_a_gpu_a_generator_comes_first_and_the_encoders_build_upon_it(tmp_path):
@@ -44,7 +55,7 @@ def test_on_a_gpu_a_generator_comes_first_and_the_encoders_build_upon_it(tmp_pat
     for training in (generator, *encoders):
         assert training[training.index("--device") + 1] == "cuda"
     made = Path(generator[generator.index("--output") + 1]) / "latest.pt"
-    for task, encoder, export in zip(train.TASKS, encoders, exports, strict=True):
+    for task, encoder, export in zip(train.TASKS, encoders, exports[::2], strict=True):
         assert encoder[encoder.index("--task") + 1] == task
         assert encoder[encoder.index("--generator") + 1] == str(made)
         assert ("--identity" in encoder) == (task != "sketch")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from ...engine.reader import EngineFile
 from ...errors import BackendError
 from ...hardware.tensorrt import load_library
 from ...images import Pixels
+from ...style import Codes
 from ..backend import Backend, GpuRequest, Styles, in_parts
 from .graph import CapturedRun, Timeline
 from .plans import LoadedPlans, ReadPlan, Refused
@@ -130,12 +131,22 @@ class TensorRtBackend(Backend):
         with self._working():
             return in_parts(self._plans.networks[name].max_batch, run_part, *inputs.values())
 
-    def translate(self, images: Pixels, styles: Styles, *, max_batch: int) -> Pixels:
-        """Return RGB [N * K, height, width, 3]: one launch for each part of the images."""
+    def translate(
+        self,
+        images: Pixels,
+        styles: Styles,
+        *,
+        max_batch: int,
+        see: Callable[[Codes], object] = lambda codes: None,
+    ) -> Pixels:
+        """Return RGB [N * K, height, width, 3]: one launch for each part of the images.
+
+        Its codes stay on the GPU, so nobody sees them.
+        """
         self._check_usable()
         images_at_once = self._images_at_once(styles, max_batch)
         if not images_at_once:
-            return super().translate(images, styles, max_batch=self._largest(max_batch))
+            return super().translate(images, styles, max_batch=self._largest(max_batch), see=see)
 
         def translate_part(part: Pixels) -> Pixels:
             run = self._run(TRANSLATION, len(part), len(styles))
