@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from export.pictures import files_of
 from psp_rt import InputError, Manifest, Translator
 from psp_rt.drawings import from_photo
 from psp_rt.engine import CODES, STYLES, Statistics
 from psp_rt.faces import upright_rgb
-from psp_rt.images import is_picture_file, readable_suffixes
 
 SEEDS = 10_000
 SEEDS_AT_ONCE = 500
@@ -100,16 +100,6 @@ def measure(engine: Path, paths: Sequence[Path]) -> tuple[dict[str, bytes], Usua
         return members, None
     usual = measure_pictures(engine, files)
     return members | {CODES: usual.codes.to_bytes()}, usual
-
-
-def files_of(path: Path) -> list[Path]:
-    """Return a file, or the pictures of a folder."""
-    if not path.is_dir():
-        return [path]
-    found = sorted(file for file in path.iterdir() if is_picture_file(file))
-    if not found:
-        raise InputError(f"the folder {path} contains no pictures ({', '.join(sorted(readable_suffixes()))})")
-    return found
 
 
 def _input(file: Path, number: int, manifest: Manifest, from_photos: bool) -> Path | Image.Image:

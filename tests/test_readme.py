@@ -39,6 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "models" / "astronaut.jpg", folder / "snapshot.jpg")
     drawing = Image.open(folder / "drawing.png")
     drawing.rotate(5, fillcolor=255).save(folder / "friend.png")
+    drawing.resize((400, 200)).save(folder / "wide.png")
     (folder / "drawings").mkdir()
     drawing.save(folder / "drawings" / "one.png")
     rng = np.random.default_rng(0)

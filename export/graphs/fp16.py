@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.graphs.activations import Activation, Feeds, emulating_session, float_tensors, measure, psnr_db
-from export.strangeness import files_of
+from export.pictures import files_of
 from psp_rt import InputError, InputSpec, OutputError, Translator
 from psp_rt.images import read_pictures
 

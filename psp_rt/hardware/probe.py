@@ -100,7 +100,8 @@ def check_threads(threads: int | None) -> None:
 def default_threads() -> int:
     """Return the number of physical cores that this process may use; 0 if that is unknown.
 
-    A second thread on a core does not speed up convolutions: one keeps its arithmetic units busy.
+    A second thread on a core does not speed up convolutions: one keeps its arithmetic units busy. A container
+    with a quota of 1.5 CPUs gets 1: threads beyond a quota are stopped in turn, and all wait for each other.
     """
     if not hasattr(os, "sched_getaffinity"):
         return 0  # the runtimes then count the physical cores themselves
@@ -111,4 +112,45 @@ def default_threads() -> int:
             cores.add(siblings.read_text())
         except OSError:
             cores.add(str(cpu))
-    return len(cores)
+    quota = cpu_quota()
+    return len(cores) if quota is None else max(1, min(len(cores), int(quota)))
+
+
+def cpu_quota(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> float | None:
+    """Return how many CPUs' time the control groups of this process allow, None for no limit.
+
+    Version 2 has "QUOTA PERIOD" or "max PERIOD" in ``cpu.max`` of the group and of those above it; version 1
+    has two files, and -1 for no limit. Inside a container the mounted root is often the group itself.
+    """
+    try:
+        lines = [line.split(":", 2) for line in groups.read_text().splitlines()]
+    except OSError:
+        return None
+    quotas = []
+    for _, controllers, own in (line for line in lines if len(line) == 3):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / controllers if controllers else root
+        quotas += _quotas(top / own.lstrip("/"), top)
+    return min(quotas, default=None)
+
+
+def _quotas(folder: Path, top: Path) -> list[float]:
+    """Return the limits of a group and of those above it."""
+    found = []
+    for group in (folder, *folder.parents):
+        of_version_1 = f"{_read(group / 'cpu.cfs_quota_us')} {_read(group / 'cpu.cfs_period_us')}"
+        text = _read(group / "cpu.max") or of_version_1
+        quota, _, period = text.partition(" ")
+        if quota.isdecimal() and period.strip().isdecimal() and int(period) > 0:
+            found.append(int(quota) / int(period))
+        if group == top:
+            break
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
