@@ -3,6 +3,7 @@
     even paper      divide by the paper's brightness, so that shadows and colored paper become white
     ink             dark lines on light paper; light lines on a dark ground are inverted
     levels          the paper's grain becomes white, the darkest ink black
+    ruled paper     straight lines over all of the sheet are dropped
     frame           a line around the whole sheet is dropped
     crop            a square around the face as FFHQ cuts it, or around the ink if no face is seen
 
@@ -35,6 +36,9 @@ WHITE = 250  # gray level from which paper counts as white
 CLEAN_SHARE = 0.55  # of white pixels in a clean drawing
 DARK_GROUND = 0.45  # brightness of the ground below which lines are lighter than it
 PLACED = 0.13  # of the side: a face this near to FFHQ's place needs no crop
+SURROUNDINGS = 1.5  # side of the part around a face that is cleaned, as a multiple of the face's
+RULE_WIDTH = 10  # pixels at SIDE that a rule has at most
+RULES = 5  # straight lines over all of the sheet that make it ruled paper
 MARGIN = 0.04  # around the ink, if the crop follows the ink
 PHOTO_PAPER = 0.65  # share of paper below which a picture may be a photo
 PHOTO_TEXTURE = 0.06  # mean local contrast of what is not paper; hatching and engraving have more
@@ -74,12 +78,19 @@ def clean(image: Any, *, size: int = 512, finder: Finder | None = None) -> Drawi
     if _is_clean(levels) and _is_placed(levels, found):
         return Drawing(picture=Image.fromarray(levels), report="clean already", quad=whole)
 
-    # Reduce, so that lengths mean the same for a scan of any resolution.
-    scale = min(1.0, SIDE / max(upright.size))
-    small = upright
+    # On a dark ground the lines are light, unless the dark is that of a table.
+    if _has_dark_ground(np.asarray(upright, np.float32) / 255):
+        both = [face for face in (found, find_in_drawing(255 - levels, finder)) if face is not None]
+        found = max(both, key=lambda face: face.score, default=None)
+
+    # Leave out what lies far from the face, such as the table; then reduce, so that lengths mean the same
+    # for a scan of any resolution.
+    region = _around_face(found, upright.size)
+    small = upright.crop(region)
+    scale = min(1.0, SIDE / max(small.size))
     if scale < 1:
-        fitted = (max(1, round(upright.width * scale)), max(1, round(upright.height * scale)))
-        small = upright.resize(fitted, Image.Resampling.BOX)
+        fitted = (max(1, round(small.width * scale)), max(1, round(small.height * scale)))
+        small = small.resize(fitted, Image.Resampling.BOX)
     if looks_like_photo(small):
         raise InputError(
             "it looks like a photo, not a drawing; --from-photo draws it first, --no-clean uses it as it is"
@@ -91,8 +102,9 @@ def clean(image: Any, *, size: int = 512, finder: Finder | None = None) -> Drawi
     if _has_dark_ground(rgb):
         rgb = 1 - rgb
         done.append("lines inverted")
-    ink = _leveled(_ink(rgb))
-    ink, framed = _without_frame(ink)
+    ink, ruled = _without_rules(_ink(rgb))
+    ink, framed = _without_frame(_leveled(ink))
+    done += ["ruled lines dropped"] if ruled else []
     done += ["frame dropped"] if framed else []
     if ink.max() < 0.5 or (ink > 0.5).mean() < 2e-4:
         raise InputError("it shows no lines that could be a drawing")
@@ -100,15 +112,17 @@ def clean(image: Any, *, size: int = 512, finder: Finder | None = None) -> Drawi
     sheet = np.rint(255 * (1 - ink)).astype(np.uint8)
 
     # Crop around the face, or around the ink.
-    found = find_in_drawing(sheet, finder)
-    if found is not None:
-        quad = found.quad + 0.5  # from the corner of the first pixel
-        done.append("cropped around the face")
+    corner = np.array(region[:2], float)
+    seen = find_in_drawing(sheet, finder)
+    if seen is not None:
+        quad = seen.quad + 0.5  # from the corner of the first pixel
+    elif found is not None:
+        quad = (found.quad + 0.5 - corner) * scale
     else:
         quad = _around_ink(ink)
-        done.append("cropped around the lines")
+    done.append(f"cropped around the {'lines' if seen is None and found is None else 'face'}")
     cropped = _cut(sheet, quad, size)
-    return Drawing(picture=cropped, report=", ".join(done), quad=quad / scale)
+    return Drawing(picture=cropped, report=", ".join(done), quad=quad / scale + corner)
 
 
 def looks_like_photo(image: Image.Image) -> bool:
@@ -140,6 +154,16 @@ def find_in_drawing(levels: Pixels, finder: Finder | None = None) -> Face | None
     except DeviceError:  # no runtime for the detector; the crop then follows the ink
         return None
     return found[0] if found and abs(found[0].turn) < 60 else None
+
+
+def _around_face(found: Face | None, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the part of a picture that matters, as Pillow's box: all of it, if no face is seen."""
+    if found is None:
+        return (0, 0, *size)
+    center, reach = found.quad.mean(0), SURROUNDINGS / 2 * found.side
+    left, top = np.maximum(np.floor(center - reach), 0).astype(int)
+    right, bottom = np.minimum(np.ceil(center + reach), size).astype(int)
+    return int(left), int(top), int(right), int(bottom)
 
 
 def _is_clean(levels: Pixels) -> bool:
@@ -246,6 +270,26 @@ def _leveled(ink: Gray) -> Gray:
     top = max(float(np.percentile(lines, 90)) if lines.size else 1.0, floor + 0.15)
     leveled: Gray = np.clip((ink - floor) / (top - floor), 0, 1)
     return leveled
+
+
+def _without_rules(ink: Gray) -> tuple[Gray, bool]:
+    """Return ink without the lines of ruled or squared paper, if they are level, and whether there were any.
+
+    A rule is a thin row or column most of which is ink; its own median is what it adds to the drawing.
+    """
+    ruled = False
+    kept = ink.copy()
+    for axis in (0, 1):
+        middle = np.median(ink, axis=1 - axis)
+        # What is left of thin peaks: broad ones are areas of ink.
+        around = np.pad(middle, RULE_WIDTH, mode="edge")
+        lowest = np.lib.stride_tricks.sliding_window_view(around, RULE_WIDTH + 1).min(axis=1)
+        opened = np.lib.stride_tricks.sliding_window_view(lowest, RULE_WIDTH + 1)[: len(middle)].max(axis=1)
+        rules = np.where(middle - opened > 0.04, middle - opened, 0)
+        if int((np.diff((rules > 0).astype(int)) > 0).sum()) >= RULES:
+            ruled = True
+            kept -= 1.3 * np.expand_dims(rules, 1 - axis)
+    return np.clip(kept, 0, 1), ruled
 
 
 def _without_frame(ink: Gray) -> tuple[Gray, bool]:
