@@ -79,7 +79,7 @@ def clean(image: Any, *, size: int = 512, finder: Finder | None = None) -> Drawi
         return Drawing(picture=Image.fromarray(levels), report="clean already", quad=whole)
 
     # On a dark ground the lines are light, unless the dark is that of a table.
-    if _has_dark_ground(np.asarray(upright, np.float32) / 255):
+    if _has_dark_ground(upright):
         both = [face for face in (found, find_in_drawing(255 - levels, finder)) if face is not None]
         found = max(both, key=lambda face: face.score, default=None)
 
@@ -99,7 +99,7 @@ def clean(image: Any, *, size: int = 512, finder: Finder | None = None) -> Drawi
     # Paper and ink.
     done = []
     rgb = np.asarray(small, np.float32) / 255
-    if _has_dark_ground(rgb):
+    if _has_dark_ground(small):
         rgb = 1 - rgb
         done.append("lines inverted")
     ink, ruled = _without_rules(_ink(rgb))
@@ -134,7 +134,7 @@ def looks_like_photo(image: Image.Image) -> bool:
     fitted = image.convert("RGB")
     fitted.thumbnail((384, 384), Image.Resampling.BOX)
     rgb = np.asarray(fitted, np.float32) / 255
-    sides = [rgb, 1 - rgb] if _has_dark_ground(rgb) else [rgb]
+    sides = [rgb, 1 - rgb] if _has_dark_ground(fitted) else [rgb]
     return all(_is_smooth(side) for side in sides)
 
 
@@ -188,10 +188,19 @@ def _corners(width: int, height: int) -> npt.NDArray[np.float64]:
     return np.array([[0, 0], [0, height], [width, height], [width, 0]], float)
 
 
-def _has_dark_ground(rgb: Gray) -> bool:
-    """Return whether lines are lighter than their ground: the most common brightness is dark."""
-    light = rgb.mean(axis=2)
-    return float(np.median(light)) < DARK_GROUND and float((light > 0.6).mean()) < 0.45
+def _has_dark_ground(image: Image.Image) -> bool:
+    """Return whether lines are lighter than their ground.
+
+    The most common brightness is dark, and what stands out from its surroundings is light. Paper in a deep
+    shadow is dark, too, but the lines on it are darker.
+    """
+    gray = image.convert("L")
+    gray.thumbnail((384, 384), Image.Resampling.BOX)
+    light = np.asarray(gray, np.float32) / 255
+    if np.median(light) >= DARK_GROUND or (light > 0.6).mean() >= 0.45:
+        return False
+    around = np.asarray(gray.filter(ImageFilter.GaussianBlur(6)), np.float32) / 255
+    return bool(((light - around) ** 3).sum() > 0)
 
 
 def _ink(rgb: Gray) -> Gray:
