@@ -128,8 +128,8 @@ def _in_portrait(found: list[Face], place: Matrix) -> Matrix | None:
     if not found:
         return None
     middle = place[:, :2] @ [0.5, 0.5] + place[:, 2]
-    nearest = min(found, key=lambda face: float(np.hypot(*(face.quad.mean(0) - middle))))
-    quad: Matrix = (nearest.quad - place[:, 2]) @ np.linalg.inv(place[:, :2]).T
+    nearest = min(found, key=lambda face: float(np.hypot(*(face.quad.mean(0) + 0.5 - middle))))
+    quad: Matrix = (nearest.quad + 0.5 - place[:, 2]) @ np.linalg.inv(place[:, :2]).T
     return quad
 
 
