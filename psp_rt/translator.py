@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import logging
 import os
+import sys
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -22,7 +25,7 @@ from .batching import StyledBatches
 from .engine.manifest import InputSpec, Manifest
 from .engine.reader import EngineFile
 from .engine.statistics import CODES, STYLES, Statistics
-from .errors import BackendError, DeviceError, InputError, PspError
+from .errors import BackendError, DeviceError, InputError, PspError, out_of_memory
 from .faces import Finder, PhotoResult, Selection, translate_faces
 from .hardware.choose import BackendName, Choice, Device, Hardware, Precision, candidates
 from .hardware.probe import check_threads
@@ -38,6 +41,25 @@ Source = str | os.PathLike[str] | Image
 MAX_STREAM_WORKERS = 4  # for a stream on a GPU; each has activations of its own
 
 log = logging.getLogger("psp_rt")
+_kept_in_children: weakref.WeakSet[Backend] = weakref.WeakSet()
+
+
+def _keep() -> None:
+    """Let this process, just forked off, end without waiting for threads that it has not.
+
+    Its backends are never destroyed. ONNX Runtime also has a handler of its own for the end of the process,
+    which hangs (1.32, glibc): so the process ends before it, as those of multiprocessing do, with its status.
+    """
+    backends = list(_kept_in_children)
+    for backend in backends:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(backend))
+    libc = ctypes.CDLL(None) if backends and sys.platform == "linux" else None
+    if libc is not None and hasattr(libc, "on_exit"):
+        libc.on_exit(libc._exit, None)  # called with the status, before all handlers from before the fork
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep)
 
 
 class Translator:
@@ -93,7 +115,7 @@ class Translator:
         check_threads(threads)
         if verify:
             verify_in_child(path)
-        self._color, self._turn = color, threading.Lock()
+        self._color, self._turn, self._process = color, threading.Lock(), os.getpid()
         with EngineFile.open(path, needs_graphs=False) as engine:
             self.manifest: Manifest = engine.manifest
             num_styles, style_dim = self.manifest.num_styles, self.manifest.style_dim
@@ -106,6 +128,7 @@ class Translator:
             )
             opened, choice = _open_first(engine, choices, threads)
         self._backend: Backend | None = opened
+        _kept_in_children.add(opened)
         self.device: str = opened.device
         self.backend: str = opened.name
         self.precision: str = opened.precision
@@ -372,11 +395,24 @@ class Translator:
     def clone(self) -> Translator:
         """Return a translator for another thread, on the same weights; closing one leaves the other."""
         with self._taking_turns() as backend:
-            other = copy.copy(self)
+            other = Translator.__new__(Translator)
+            other.__dict__ |= self.__dict__
             other._turn = threading.Lock()
             other._batches = copy.copy(self._batches)
             other._backend = backend.clone()
+            _kept_in_children.add(other._backend)
         return other
+
+    def __getstate__(self) -> None:
+        """Refuse to be pickled or copied: the model's memory and threads belong to this process.
+
+        Raises:
+            PspError: Always.
+        """
+        raise PspError(
+            "a translator cannot be pickled or copied; for another thread use clone(), and in another "
+            "process open the engine in each worker"
+        )
 
     def bare(self, name: str) -> Any:
         """Return the runtime's own session of a graph, to measure what psp_rt adds to it.
@@ -396,7 +432,13 @@ class Translator:
             return backend.bare(name)
 
     def close(self) -> None:
-        """Release the model's memory, after a call in progress has ended. Closing twice is allowed."""
+        """Release the model's memory, after a call in progress has ended. Closing twice is allowed.
+
+        In a process that was forked off, nothing is waited for: its threads are in the other one.
+        """
+        if os.getpid() != self._process:
+            self._backend = None
+            return
         with self._turn:
             if self._backend is not None:
                 self._backend.close()
@@ -410,10 +452,19 @@ class Translator:
 
     @contextmanager
     def _taking_turns(self) -> Iterator[Backend]:
+        if os.getpid() != self._process:  # before the lock, which may have been held when this process forked
+            raise PspError(
+                f"this translator was opened in process {self._process}, and this is process {os.getpid()}, "
+                "where its threads do not exist; open the engine in each worker"
+            )
         with self._turn:
             if self._backend is None:
                 raise PspError("this translator is closed; open the engine again")
-            yield self._backend
+            try:
+                yield self._backend
+            except MemoryError as error:
+                advice = "open the engine with a smaller max_batch, or pass fewer pictures at once"
+                raise out_of_memory(error, "this batch", advice) or error from error
 
     def _input_spec(self, call: str) -> InputSpec:
         if self.manifest.input is None:

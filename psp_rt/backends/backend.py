@@ -18,6 +18,8 @@ from ..errors import InputError
 from ..images import Pixels
 from ..style import Codes
 
+LESS_MEMORY = "open the engine with a smaller max_batch, or free memory"
+
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 

@@ -25,9 +25,9 @@ from ..cuda.device import CudaDevice, Resources
 from ..engine.manifest import Manifest
 from ..engine.ports import GRAPHS, FoundPort, Port, check_ports, graph_ports
 from ..engine.reader import EngineFile
-from ..errors import BackendError, DeviceError, FormatError
+from ..errors import BackendError, DeviceError, FormatError, PspError, out_of_memory
 from ..hardware.probe import CUDA_PROVIDER, INSTALL_CUDA, default_threads
-from .backend import Backend, GpuRequest
+from .backend import LESS_MEMORY, Backend, GpuRequest
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -166,7 +166,9 @@ class OnnxRuntimeBackend(Backend):
         """Return the GPU as ONNX Runtime names it."""
         return "cuda", int(self.device.partition(":")[2])
 
-    def _failure(self, name: str, error: Exception) -> BackendError:
+    def _failure(self, name: str, error: Exception) -> PspError:
+        if self.device == "cpu" and (lack := out_of_memory(error, f"running the {name}", LESS_MEMORY)):
+            return lack
         return BackendError(f"ONNX Runtime failed in the {name} on {self.device}: {error}")
 
 
@@ -200,6 +202,8 @@ def _session(engine: EngineFile, name: str, device: str, threads: int) -> onnxru
     except FormatError:
         raise
     except Exception as error:  # ONNX Runtime's own error classes have no common base
+        if device == "cpu" and (lack := out_of_memory(error, f"loading the {name}", LESS_MEMORY)):
+            raise lack from error
         kind = FormatError if device == "cpu" or type(error).__name__ in _OF_THE_GRAPH else BackendError
         raise kind(f"{engine.path}: {name}.onnx cannot be loaded on {device}: {error}") from error
     session.disable_fallback()  # or a run that fails on the GPU would move to the CPU for good

@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import InputError
+from ..errors import InputError, out_of_memory
 
 # Decoding needs up to 8 bytes a pixel for a moment: about 0.8 GB at this size.
 MAX_PIXELS = int(os.environ.get("PSP_RT_MAX_PIXELS") or 100_000_000)
@@ -83,8 +83,8 @@ def load(source: Source, *, exact: bool = False) -> Image.Image:
         raise InputError(f"{name} is not a picture that Pillow can read{_hint(file)}") from None
     except Image.DecompressionBombError:
         raise InputError(_too_large(name, "too large")) from None
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise out_of_memory(error, f"decoding {name}", "make it smaller, or free memory") or error from error
     except OSError as error:
         raise InputError(f"{name} cannot be read: {error.strerror or error}") from None
     except Exception as error:  # Pillow's decoders raise SyntaxError, struct.error and more on corrupt files

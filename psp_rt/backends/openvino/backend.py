@@ -24,10 +24,10 @@ from ...engine.graph import Weight
 from ...engine.manifest import Manifest
 from ...engine.ports import GRAPHS, FoundPort, Port, check_ports, graph_ports
 from ...engine.reader import EngineFile
-from ...errors import BackendError, FormatError
+from ...errors import BackendError, FormatError, out_of_memory
 from ...hardware.openvino import load_openvino, openvino_core
 from ...hardware.probe import default_threads
-from ..backend import Backend
+from ..backend import LESS_MEMORY, Backend
 from .rewrites import TwoPrecisions, compile_in_two, read_channels_last
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # to OpenVINO's names
@@ -94,6 +94,8 @@ class OpenVinoBackend(Backend):
                 request.infer(rows, share_inputs=True, share_outputs=True)
                 found = request.get_output_tensor(0).data
             except Exception as error:  # pybind's RuntimeError, ValueError, TypeError
+                if lack := out_of_memory(error, f"running the {name}", LESS_MEMORY):
+                    raise lack from error
                 raise BackendError(f"OpenVINO failed in the {name} on {self.device}: {error}") from error
             if found.shape != (1, *output.shape):
                 raise FormatError(
@@ -118,11 +120,13 @@ def _compiled(engine: EngineFile, name: str, precision: str, threads: int) -> An
         model.reshape({port.name: [1, *port.shape] for port in inputs})
         read_channels_last(model)
         compiled = _compiled_model(model, name, precision, threads)
-    except (FormatError, MemoryError):
+    except FormatError:
         raise
     except UnicodeDecodeError:
         raise FormatError(f"{title} has an input whose name is not text; export the engine again") from None
     except Exception as error:  # pybind's RuntimeError, ValueError, TypeError
+        if lack := out_of_memory(error, f"loading the {name}", LESS_MEMORY):
+            raise lack from error
         raise FormatError(f"{title} cannot be loaded: {error}") from error
     if hasattr(mmap, "MADV_DONTNEED"):  # otherwise the weights would count twice as this process's memory
         data.madvise(mmap.MADV_DONTNEED)
