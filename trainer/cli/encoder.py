@@ -1,7 +1,7 @@
 """``python -m trainer encoder``: train an encoder for a generator."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -53,6 +53,7 @@ class Files:
 @click.option("--encoder", type=click.Choice(get_args(EncoderKind)), help="Kind of encoder.  [default: psp]")
 @click.option("--generator", type=File, help="The StyleGAN2 to train for; it stays as it is.")
 @options.images
+@options.align
 @click.option("--pairs", type=Folder, help="Inputs for photos of the same name; else made from the photos.")
 @options.validation
 @click.option("--validation-pairs", type=Folder, help="Inputs for the validation photos.")
@@ -74,6 +75,7 @@ def command(
     device: str,
     compiled: bool,
     dry_run: bool,
+    align: bool,
     **named: Path | None,
 ) -> None:
     """Train an encoder for a generator; run the same command again to resume.
@@ -86,7 +88,15 @@ def command(
     if dry_run:
         click.echo(json.dumps(describe(chosen, files, output), indent=2))
         return
+    if align and files.pairs:
+        raise InputError("--align moves the photos, and the inputs of --pairs stay; leave out one of them")
     with joined(device) as team:
+        if align and output is not None:
+            progress = Progress(silent=not team.leads)
+            images, held_out = (
+                options.aligned(folder, output, progress) for folder in (files.images, files.validation)
+            )
+            files = replace(files, images=images, validation=held_out)
         run_training(chosen, files, output, team, compiled=compiled)
 
 

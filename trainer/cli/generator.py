@@ -22,6 +22,7 @@ NEEDS = {"--images": "a folder of photos", "--output": "a folder for the run"}
 
 @click.command("generator")
 @options.images
+@options.align
 @options.validation
 @options.output
 @options.config
@@ -32,6 +33,7 @@ NEEDS = {"--images": "a folder of photos", "--output": "a folder for the run"}
 @options.dry_run
 def command(
     images: Path | None,
+    align: bool,
     validation: Path | None,
     output: Path | None,
     config: Path | None,
@@ -57,6 +59,10 @@ def command(
     assert output is not None
     with joined(device) as team:
         progress = Progress(silent=not team.leads)
+        if align:
+            images = options.aligned(images, output, progress)
+            validation = options.aligned(validation, output, progress)
+        assert images is not None
         photos = load_photos(images, settings, team, progress)
         held_out = load_photos(validation, settings, team, progress) if validation else None
         for note in precision_notes(team.device, wanted=settings.precision == "bf16"):

@@ -30,6 +30,7 @@ NEEDS = {
 
 @click.command("joint")
 @options.images
+@options.align
 @options.validation
 @options.lpips
 @options.output
@@ -54,6 +55,7 @@ NEEDS = {
 @options.dry_run
 def command(
     images: Path | None,
+    align: bool,
     validation: Path | None,
     lpips_features: Path | None,
     lpips_heads: Path | None,
@@ -87,6 +89,10 @@ def command(
     assert images and validation and output and lpips_features and lpips_heads  # noqa: PT018  # as required
     with joined(device) as team:
         progress = Progress(silent=not team.leads)
+        if align:
+            images = options.aligned(images, output, progress)
+            validation = options.aligned(validation, output, progress)
+        assert images and validation  # noqa: PT018
         progress.say(f"training {', '.join(settings.tasks)} together at {settings.size} pixels")
         for note in precision_notes(team.device):
             progress.say(note)

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import click
 
 from psp_rt.errors import InputError
+from trainer.data.align import align_photos
+from trainer.loop.report import Progress, skipped_lines
 
 F = TypeVar("F", bound=Callable[..., Any])
 Folder = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -23,6 +25,11 @@ config = click.option("--config", type=File, help="Settings, a TOML file.")
 changes = click.option(
     "--set", "changes", multiple=True, metavar="NAME=VALUE", help="Change a setting, as in --set batch=16."
 )
+align = click.option(
+    "--align",
+    is_flag=True,
+    help="Find the face of each photo first, and cut it as FFHQ's are, into OUTPUT-aligned.",
+)
 small = click.option("--small", is_flag=True, help="Settings for a CPU; --set still changes them.")
 dry_run = click.option("--dry-run", is_flag=True, help="Print the settings; needs no files.")
 compiled = click.option(
@@ -37,6 +44,17 @@ def lpips(command: F) -> F:
     )
     heads = click.option("--lpips-heads", type=File, help="LPIPS v0.1 weights: alex.pth (or vgg.pth).")
     return features(heads(command))
+
+
+def aligned(folder: Path | None, output: Path, progress: Progress) -> Path | None:
+    """Return a folder of aligned faces, made of the photos in a folder, beside the run folder."""
+    if folder is None:
+        return None
+    progress.say(f"aligning the photos of {folder}")
+    cache, left_out = align_photos(folder, Path(f"{output}-aligned") / folder.resolve().name)
+    for line in skipped_lines(left_out):
+        progress.say(line)
+    return cache
 
 
 def require_named(needs: Mapping[str, str], named: Mapping[str, object]) -> None:
