@@ -1,6 +1,7 @@
 """The command line of the export: ``python -m export``."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,9 +108,15 @@ def main() -> None:
     help="The kind of encoder, if the file does not state it. The tensors of e4e look like those of pSp.",
 )
 @click.option(
+    "--input-size",
+    metavar="HEIGHTxWIDTH",
+    callback=lambda context, option, text: parse_size(text),
+    help="The size of the encoder's input. Default: the largest that its tensors allow, or 256x256.",
+)
+@click.option(
     "--latent-avg",
-    type=click.Choice(["estimate"]),
-    help="Estimate a missing latent average: the mean of 10,000 mapped z.",
+    type=click.Choice(["estimate", "none"]),
+    help="Estimate a missing latent average: the mean of 10,000 mapped z. Or use none.",
 )
 @click.option("--task", help="The name of the task, if the file does not state it.")
 @alignment_option
@@ -131,6 +138,7 @@ def export_command(
     input_kind: str | None,
     label_resize: str | None,
     encoder_type: str | None,
+    input_size: tuple[int, int] | None,
     latent_avg: LatentAverage | None,
     task: str | None,
     alignment: str | None,
@@ -141,7 +149,8 @@ def export_command(
     """Turn CHECKPOINT into one engine file that runs wherever ONNX Runtime does.
 
     Reads official pSp and e4e files, StyleGAN2 generators (rosinality's .pt, NVIDIA's stylegan2-ada
-    .pkl) and the checkpoints of python -m trainer. Code stored in a file is never executed.
+    .pkl), the same tensors in other wrappings or as .safetensors, and the checkpoints of
+    python -m trainer. Code stored in a file is never executed.
     """
     check_apart(output, checkpoint, encoder, generator)
     request = BuildRequest(engine=output, options=BuildOptions())
@@ -157,7 +166,11 @@ def export_command(
         latent_avg=latent_avg or "file",
         input=input_kind,
         label_resize=label_resize,
+        input_size=input_size,
+        noise=noise,
     )
+    for note in model.notes:
+        click.echo(f"note: {note}")
     if task:
         model = replace(model, task=task)
     if alignment:
@@ -234,6 +247,16 @@ def describe_command(
     )
 
 
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Return the height and width of "64" or "192x256"."""
+    if text is None:
+        return None
+    sides = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text)
+    if not sides:
+        raise click.BadParameter(f"{text!r}; expected HEIGHTxWIDTH, for example 256x256 or 192x256")
+    return int(sides[1]), int(sides[2] or sides[1])
+
+
 @main.command("inspect")
 @click.argument("engine", type=File)
 @click.option("--layers", is_flag=True, help="Print every layer.")
@@ -299,6 +322,8 @@ def convert_command(source: Path, output: Path) -> None:
     check_apart(output, source)
     check_writable(output)
     model = load(source)
+    for note in model.notes:
+        click.echo(f"note: {note}")
     average = model.generator.mean_style() if model.latent_avg is None else model.latent_avg
     content: dict[str, Any] = {
         "g_ema": model.generator.state_dict(),  # the averaged generator, under rosinality's names

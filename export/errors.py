@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from psp_rt.errors import PspError
+from psp_rt.errors import InputError, PspError
 
 
 class CheckpointError(PspError):
@@ -16,8 +16,8 @@ class ParityError(PspError):
 
 @contextmanager
 def reading(source: str) -> Iterator[None]:
-    """Prefix the message of a `CheckpointError` with the name of the file."""
+    """Turn an error about a file's content into a `CheckpointError` that names the file."""
     try:
         yield
-    except CheckpointError as error:
+    except (CheckpointError, InputError) as error:
         raise CheckpointError(f"{source}: {error}") from error

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from export import parity
 from export.checkpoints.load import load
+from export.checkpoints.tensors import head_side
 from export.graphs.networks import EncoderGraph, GeneratorGraph, MappingGraph
 from export.graphs.ops import ACTIVATION_GAIN, DEMODULATION_EPSILON
 from export.graphs.trace import trace
@@ -184,6 +185,7 @@ def _encoder_config(found: Graph, manifest: Manifest, kind: EncoderKind) -> Enco
     head = heads.get(kind, "encoder.styles.0.convs.0.bias")
     if head and head not in known:
         return None
+    side = head_side({name.removeprefix("encoder."): None for name in known})
     return EncoderConfig(
         kind=kind,
         num_styles=manifest.num_styles,
@@ -194,6 +196,7 @@ def _encoder_config(found: Graph, manifest: Manifest, kind: EncoderKind) -> Enco
         widths=tuple(widths),  # type: ignore[arg-type]
         depths=tuple(depths),  # type: ignore[arg-type]
         head_width=len(known[head]) if head else widths[-1],
+        head_side=None if side == max(spec.height, spec.width) else side,
     )
 
 

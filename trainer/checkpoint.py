@@ -14,17 +14,20 @@ The file is a ``torch.save`` of plain containers and tensors, so it loads with `
 `load_generator` also reads the generators of other projects, for which an encoder can be trained.
 """
 
-import argparse
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from psp_rt.errors import InputError, OutputError
 from psp_rt.files import replacing
+from trainer import checkpoint_files
+from trainer.checkpoint_layout import find_networks
+from trainer.checkpoint_tensors import build_generator, check_finite, conv_clamp, generator_config
 from trainer.networks import (
     MOST_CHANNELS,
     Encoder,
@@ -104,10 +107,10 @@ def read(path: Path) -> Any:
         InputError: There is no such file, or it cannot be read without running code.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return checkpoint_files.read(path)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist") from error
-    except Exception as error:  # torch has no common error for foreign files
+    except (OSError, InputError) as error:
         raise InputError(f"{path} cannot be read as a checkpoint: {error}") from error
 
 
@@ -125,7 +128,7 @@ def parse(content: Any, *, name: str) -> Checkpoint:
         with torch.device("meta"):
             claimed = _count(Encoder.create(encoder_config).state_dict(),
                              Generator(generator_config).state_dict())  # fmt: skip
-        held = _count(content["encoder"], content["generator"])
+        held = _held(content["encoder"], content["generator"])
         if claimed > held:
             raise ValueError(f"its sizes are those of {claimed:,} numbers, and it holds {held:,}")
 
@@ -151,9 +154,8 @@ def load_generator(path: Path) -> tuple[Generator, Tensor]:
         InputError: The file contains no StyleGAN2 in a known format.
     """
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # `args` of rosinality's files
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch has no common error for foreign files
+        content = checkpoint_files.read(path)
+    except (OSError, InputError) as error:
         reason = " ".join(str(error).split())[:160]
         hint = HINTS.get(path.suffix.lower(), "")
         raise InputError(
@@ -161,65 +163,45 @@ def load_generator(path: Path) -> tuple[Generator, Tensor]:
         ) from error
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}; expected {GENERATOR_SOURCE}")
-    generator, mean = _parse_generator(content, path)
+    average = content.get("latent_avg")
+    if average is not None and not isinstance(average, Tensor | np.ndarray):
+        raise InputError(f"{path} has the latent_avg {average!r:.40}; expected numbers [D] or [L, D]")
+    try:
+        generator, mean = _parse_generator(content, path)
+    except InputError as error:
+        raise InputError(f"{path} contains no known StyleGAN2: {error}") from error
     for name, value in generator.state_dict().items():
         if not value.isfinite().all():
             raise InputError(f"{path} holds NaN or infinity in {name}; use an earlier file")
-    generator.eval().requires_grad_(False)
     if mean is None:
         return generator, generator.mean_style()
-    if not isinstance(mean, Tensor) or mean.shape[-1:] != (generator.config.style_dim,) or mean.ndim > 2:
-        found = list(mean.shape) if isinstance(mean, Tensor) else f"{mean!r:.40}"
+    config = generator.config
+    if mean.shape[-1:] != (config.style_dim,) or mean.ndim > 2:
         raise InputError(
-            f"{path} has the latent_avg {found}; expected numbers [{generator.config.style_dim}] or "
-            f"[{generator.config.num_styles}, {generator.config.style_dim}]"
+            f"{path} has the latent_avg {list(mean.shape)}; expected numbers [{config.style_dim}] or "
+            f"[{config.num_styles}, {config.style_dim}]"
         )
+    check_finite({"latent_avg": mean}, prefix=f"{path}: ")
     return generator, (mean.mean(dim=0) if mean.ndim == 2 else mean).float()
 
 
 def _parse_generator(content: Mapping[str, Any], path: Path) -> tuple[Generator, Tensor | None]:
-    # Find the tensors.
     if content.get("format") == FORMAT:
         model = parse(content, name=str(path)).model
-        return model.generator, model.latent_avg
-    if "g_ema" in content:
-        tensors = content["g_ema"]
-    elif "state_dict" in content:
-        prefix = "decoder."
-        tensors = {
-            name.removeprefix(prefix): value
-            for name, value in content["state_dict"].items()
-            if name.startswith(prefix)
-        }
-    else:
+        return model.generator.eval().requires_grad_(False), model.latent_avg
+    layout = find_networks(content)
+    if layout is None or layout.nvidia or not layout.generator:
+        found = ", ".join(map(str, list(content)[:5]))
+        hint = HINTS[".pkl"] if layout and layout.nvidia else ""
+        raise InputError(f"it holds {found}; expected {GENERATOR_SOURCE}{hint}")
+    config = generator_config(layout.generator, conv_clamp=conv_clamp(layout.conv_clamp))
+    if layout.latent_avg is None and not config.mapping_layers:
         raise InputError(
-            f"{path} holds {', '.join(map(str, list(content)[:5]))}; expected {GENERATOR_SOURCE}"
+            "it holds neither a mapping network, style.1 and so on, nor a latent_avg, so the mean style is "
+            f"unknown; expected {GENERATOR_SOURCE}"
         )
-
-    # Build the generator.
-    try:
-        clamp = content.get("conv_clamp")
-        config = replace(_sizes(tensors), conv_clamp=None if clamp is None else float(clamp))
-        generator = Generator(config)
-        generator.load_state_dict(tensors)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{path} contains no known StyleGAN2 ({reason}); expected {GENERATOR_SOURCE}"
-        ) from error
-    return generator, content.get("latent_avg")
-
-
-def _sizes(tensors: Mapping[str, Tensor]) -> GeneratorConfig:
-    """Read the sizes of a generator from the shapes of its tensors."""
-    blocks = range(
-        sum(name.startswith("convs.") and name.endswith(".activate.bias") for name in tensors) // 2
-    )
-    channels = [len(tensors["conv1.activate.bias"])]
-    channels += [len(tensors[f"convs.{2 * block + 1}.activate.bias"]) for block in blocks]
-    layers = sum(name.startswith("style.") and name.endswith(".weight") for name in tensors)
-    style_dim = tensors["conv1.conv.modulation.weight"].shape[1]
-    return GeneratorConfig(channels=tuple(channels), style_dim=style_dim, mapping_layers=layers)
+    generator = build_generator(config, layout.generator, prefix=layout.generator_prefix)
+    return generator, layout.latent_avg
 
 
 def _parse_config(stored: dict[str, Any]) -> dict[str, Any]:
@@ -230,6 +212,16 @@ def _parse_config(stored: dict[str, Any]) -> dict[str, Any]:
         if any(isinstance(number, int) and number > most for number in numbers):
             raise ValueError(f"{name} is {value}, expected at most {most}")
     return values
+
+
+def _held(*states: Mapping[str, Tensor]) -> int:
+    """Return how many numbers there is memory for; tensors may repeat the same memory."""
+    memory = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() // tensor.element_size()
+        for state in states
+        for tensor in state.values()
+    }
+    return sum(memory.values())
 
 
 def _count(*states: Mapping[str, Tensor]) -> int:

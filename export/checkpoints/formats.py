@@ -1,4 +1,4 @@
-"""The ``.pt`` formats: official pSp and e4e files, rosinality's generators, and this project's trainer.
+"""The contents of checkpoints: official pSp and e4e files, StyleGAN2 generators, and this project's trainer.
 
 pSp and e4e files are ``{state_dict, opts, latent_avg}``. ``state_dict`` holds ``encoder.*`` and
 ``decoder.*``; every key of ``opts`` may be missing. What the tensors say is read from them, and where
@@ -6,37 +6,38 @@ the options say it too, both must agree. The encoder of e4e has the names and sh
 computes something else, so the kind must be known.
 
 Generators of rosinality/stylegan2-pytorch are ``{g_ema, latent_avg?, args?}``. Files written by
-`python -m export convert` may also hold ``conv_clamp``.
+`python -m export convert` may also hold ``conv_clamp``. `trainer.checkpoint_layout` finds all of these in
+other wrappings, too.
+
+Each value that is not a weight is read from the file of the network that it describes, and what it was read
+from is kept as a fact for the provenance:
+
+    encoder's file     kind, input, input size, task, styles and their length, crop of cars, latent average
+    generator's file   size, channels, depth of the mapping network, conv_clamp, noise
 """
 
-import argparse
 import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
+from export.checkpoints import nvidia
+from export.checkpoints.options import Options
 from export.checkpoints.tensors import (
     Contents,
     EncoderPart,
     GeneratorPart,
     Overrides,
-    Tensors,
-    as_tensor,
-    as_tensors,
     encoder_kinds,
-    generator_config,
-    input_side,
-    listed,
-    shape,
+    head_side,
 )
 from export.errors import CheckpointError
 from psp_rt.engine import RESIZES, InputSpec
 from psp_rt.errors import InputError
 from trainer import checkpoint
+from trainer.checkpoint_layout import Layout
+from trainer.checkpoint_tensors import Tensors, conv_clamp, generator_config, shape
 from trainer.networks import EncoderKind
 
-Options = Mapping[str, Any]
 TRAINER_FORMAT = checkpoint.FORMAT
 
 ENCODER_TYPES: dict[str, EncoderKind] = {
@@ -46,7 +47,8 @@ ENCODER_TYPES: dict[str, EncoderKind] = {
     "SingleStyleCodeEncoder": "w",
     "BackboneEncoderUsingLastLayerIntoWPlus": "naive_w+",
 }
-PSP_OPTIONS = {"output_size", "learn_in_w", "input_nc", "label_nc"}  # e4e's code has none of these
+ASSUMED_SIDE = 256  # pixels; the input of every official model
+PSP_OPTIONS = ("output_size", "learn_in_w", "input_nc", "label_nc")  # e4e's code has none of these
 TASKS = {
     "ffhq_frontalize": "frontalization",
     "celebs_sketch_to_face": "sketch",
@@ -61,123 +63,190 @@ ALIGNMENTS = {
 }
 
 
-def read_official(root: Mapping[str, Any], source: str, overrides: Overrides | None) -> Contents:
-    """Return the contents of an official file; without ``overrides``, all but its encoder."""
-    options = options_of(root.get("opts"))
-    encoder, decoder = _split(as_tensors(root["state_dict"]))
-    generator = GeneratorPart(config=generator_config(decoder), tensors=decoder) if decoder else None
-    if generator:
-        check_size(options, generator.config.size, names=("output_size", "stylegan_size"))
-    part = _official_encoder(encoder, options, overrides) if encoder and overrides else None
-    is_e4e = "stylegan_size" in options or (part is not None and part.kind == "e4e")
-    latent_avg = root.get("latent_avg")
+def read_layout(
+    layout: Layout, source: str, *, overrides: Overrides | None, needs_generator: bool
+) -> Contents:
+    """Return what is needed of a file of another project.
+
+    Args:
+        layout: The networks in it.
+        source: The name of the file.
+        overrides: What the user states about its encoder; None if its encoder is not used.
+        needs_generator: Its generator is used.
+    """
+    options = Options(layout.options)
+    encoder = _official_encoder(layout, options, overrides) if layout.encoder and overrides else None
+    generator, average, notes = None, layout.latent_avg, layout.notes
+    if needs_generator and layout.nvidia:
+        found = nvidia.read_tensors(layout.nvidia, prefix=layout.generator_prefix, clamp=layout.conv_clamp)
+        generator, average = found.generator, found.latent_avg if average is None else average
+        if layout.conv_clamp is None:
+            notes = (
+                *notes,
+                "bare tensors do not state conv_clamp, the bound on activations, so none is applied; export "
+                "the network pickle instead if it has one",
+            )
+    elif needs_generator and layout.generator:
+        generator = _generator(layout, options)
+    is_e4e = _is_e4e(options) or (encoder is not None and encoder.kind == "e4e")
+    source_format = "e4e" if is_e4e else "psp"
+    if layout.alone:
+        source_format = "stylegan2-ada" if layout.nvidia else "rosinality"
     return Contents(
         source=source,
-        source_format="e4e" if is_e4e else "psp",
-        encoder=part,
+        source_format=source_format,
+        encoder=encoder,
         generator=generator,
-        latent_avg=None if latent_avg is None else as_tensor(latent_avg, "latent_avg"),
+        latent_avg=average,
+        alone=layout.alone,
+        notes=notes,
     )
 
 
-def options_of(found: object) -> dict[str, Any]:
-    """Return the options as a dictionary of plain values, empty if there are none."""
-    if isinstance(found, argparse.Namespace):
-        found = vars(found)
-    if not isinstance(found, Mapping | None):
-        raise CheckpointError(f"the options are a {type(found).__name__}; expected a dictionary")
-    plain = {
-        name: value.item() if isinstance(value, np.generic) else value
-        for name, value in (found or {}).items()
-    }
-    return {name: value for name, value in plain.items() if isinstance(value, str | int | float)}
-
-
-def check_size(options: Options, size: int, *, names: tuple[str, ...]) -> None:
-    """Check that the generator has the size that the options state."""
-    for name in names:
-        if options.get(name, size) != size:
+def _generator(layout: Layout, options: Options) -> GeneratorPart:
+    """Return a generator under rosinality's names, checked against the options of its file."""
+    clamp = conv_clamp(layout.conv_clamp)
+    config = generator_config(layout.generator, conv_clamp=clamp)
+    for name in (
+        ("output_size", "stylegan_size", "size") if layout.alone else ("output_size", "stylegan_size")
+    ):
+        stated = options.number(name)
+        if stated not in (None, config.size):
             raise CheckpointError(
-                f"the options say {name}={options[name]!r}, but the generator's tensors make pictures of "
-                f"{size} pixels"
+                f"the options say {name}={stated}, but the generator's tensors make pictures of "
+                f"{config.size} pixels"
             )
+    depth = options.number("n_mlp") if layout.alone else None
+    if depth is not None and config.mapping_layers and depth != config.mapping_layers:
+        raise CheckpointError(
+            f"the options say n_mlp={depth}, but the mapping network has {config.mapping_layers} layers"
+        )
+    facts = {"conv_clamp": "not stated" if layout.conv_clamp is None else "conv_clamp"}
+    return GeneratorPart(config=config, tensors=layout.generator, prefix=layout.generator_prefix, facts=facts)
 
 
-def _split(tensors: Tensors) -> tuple[Tensors, Tensors]:
-    """Return the tensors of the encoder and of the generator."""
-    parts: dict[str, dict[str, Any]] = {"encoder": {}, "decoder": {}}
-    surplus = []
-    for full_name, tensor in tensors.items():
-        owner, _, name = full_name.partition(".")
-        if owner in parts:
-            parts[owner][name] = tensor
-        else:
-            surplus.append(f"{full_name} {tuple(tensor.shape)}")
-    if surplus:
-        raise CheckpointError(f"expected the tensors encoder.* and decoder.*; surplus are {listed(surplus)}")
-    return parts["encoder"], parts["decoder"]
-
-
-def _official_encoder(tensors: Tensors, options: Options, overrides: Overrides) -> EncoderPart:
+def _official_encoder(layout: Layout, options: Options, overrides: Overrides) -> EncoderPart:
+    tensors = layout.encoder
     channels = _input_channels(tensors, options)
-    side = input_side(tensors)
-    dataset = str(options.get("dataset_type", ""))
-    wide = dataset.startswith("cars")
+    kind, kind_fact = _kind(tensors, options, overrides)
+    dataset = options.text("dataset_type")
+    # Only e4e's code knows of wide pictures; pSp trains on squares, whatever its data are called.
+    wide = "cars_" in dataset and (kind == "e4e" or _is_e4e(options))
+    height, width, size_fact = _input_size(tensors, overrides, wide=wide)
+    label_nc = options.number("label_nc")
     spec = input_spec(
         channels,
-        height=side * 3 // 4 if wide else side,
-        width=side,
-        declared=_declared(options.get("label_nc")),
+        height=height,
+        width=width,
+        declared=None if label_nc is None else _declared(label_nc),
         label_resize="bilinear",  # odd for label numbers, but the official weights were trained this way
         overrides=overrides,
     )
-    kind = _kind(tensors, options, overrides)
-    if options.get("learn_in_w") and kind != "w":
+    if options.flag("learn_in_w") and kind != "w":
         raise CheckpointError(
             f"the options say learn_in_w=True, but the tensors are those of a {kind} encoder"
         )
+    style_dim, dim_fact = _style_dim(layout, options)
+    task = _task(dataset, spec)
+    input_fact = "input channels" if label_nc is None else "option label_nc"
+    facts = {
+        "encoder_type": kind_fact,
+        "input": "--input" if overrides.input else input_fact,
+        "input_size": size_fact,
+        "task": "option dataset_type" if dataset else "the kind of input",
+    }
+    if wide:
+        facts["output_rows"] = "option dataset_type"
+    if kind == "naive_w+" and style_dim:
+        facts["style_dim"] = dim_fact
     return EncoderPart(
         kind=kind,
         tensors=tensors,
         input=spec,
-        task=_task(options, spec),
+        task=task,
+        prefix=layout.encoder_prefix,
         wide=wide,
-        uses_average=options.get("start_from_latent_avg"),
+        uses_average=options.flag("start_from_latent_avg"),
+        has_options=layout.options is not None,
+        style_dim=style_dim,
         dataset=dataset,
+        facts=facts,
     )
 
 
-def _declared(label_nc: Any) -> str | None:
+def _input_size(tensors: Tensors, overrides: Overrides, *, wide: bool) -> tuple[int, int, str]:
+    """Return height and width of the input, and what they were read from."""
+    side = head_side(tensors)
+    if overrides.input_size:
+        height, width = overrides.input_size
+        if height % 16 or width % 16 or min(height, width) < 16:
+            raise CheckpointError(
+                f"--input-size is {height}x{width}; both sides must be multiples of 16 and at least 16"
+            )
+        if side is not None and max(height, width) > side:
+            raise CheckpointError(
+                f"--input-size is {height}x{width}, but the encoder's heads reduce at most {side} "
+                f"pixels to one; give a size of up to {side}"
+            )
+        return height, width, "--input-size"
+    fact = (
+        "assumed; the tensors do not say"
+        if side is None
+        else "the largest that the heads reduce to one pixel"
+    )
+    side = side or ASSUMED_SIDE
+    return side * 3 // 4 if wide else side, side, fact
+
+
+def _style_dim(layout: Layout, options: Options) -> tuple[int | None, str]:
+    """Return the length of a style as the encoder's file states it, apart from the encoder's tensors."""
+    modulation = layout.generator.get("conv1.conv.modulation.weight")
+    if modulation is not None and modulation.ndim == 2:
+        return modulation.shape[1], "its own generator"
+    if layout.latent_avg is not None and layout.latent_avg.ndim:
+        return layout.latent_avg.shape[-1], "its latent_avg"
+    size = options.number("output_size") or options.number("stylegan_size") or 0
+    rows = layout.encoder.get("linear.bias")
+    if size > 2 and rows is not None and rows.ndim == 1:
+        return rows.shape[0] // (2 * (size.bit_length() - 1) - 2), "option output_size"
+    return None, ""
+
+
+def _is_e4e(options: Options) -> bool:
+    return "stylegan_size" in options
+
+
+def _declared(label_nc: int) -> str:
     """Return the kind of input that the option ``label_nc`` stands for.
 
     0 is RGB and more than 1 is a label map. All sketch models have 1, but their official input is a
     gray picture, not a label map.
     """
-    if not label_nc:
-        return None
-    return "gray" if label_nc == 1 else f"labels:{label_nc}"
+    return {0: "rgb", 1: "gray"}.get(label_nc, f"labels:{label_nc}")
 
 
 def _input_channels(tensors: Tensors, options: Options) -> int:
-    if "conv1.weight" in tensors or "n_iters_per_batch" in options:
+    if "conv1.weight" in tensors or options.number("n_iters_per_batch"):
         raise CheckpointError(
             "the encoder is a ReStyle model, which refines its result in steps; these are not supported"
         )
     channels = shape(tensors, "input_layer.0.weight", axes=4)[1]
-    if options.get("input_nc", channels) != channels:
+    stated = options.number("input_nc")
+    if stated not in (None, channels):
         raise CheckpointError(
-            f"the options say input_nc={options['input_nc']!r}, but the tensor encoder.input_layer.0.weight "
+            f"the options say input_nc={stated}, but the tensor encoder.input_layer.0.weight "
             f"has {channels} input channels"
         )
     return channels
 
 
-def _kind(tensors: Tensors, options: Options, overrides: Overrides) -> EncoderKind:
+def _kind(tensors: Tensors, options: Options, overrides: Overrides) -> tuple[EncoderKind, str]:
+    """Return the kind of encoder and what says so."""
     possible = encoder_kinds(tensors)
-    named = overrides.encoder_type or options.get("encoder_type")
-    if named is None and len(possible) == 1:
-        return possible[0]
-    if named is None and "e4e" in possible:
+    named = overrides.encoder_type or options.text("encoder_type")
+    if not named and len(possible) == 1:
+        return possible[0], "tensors"
+    if not named:
         return _psp_or_e4e(options)
     kind = named if named in ENCODER_TYPES.values() else ENCODER_TYPES.get(str(named))
     if kind is None:
@@ -189,22 +258,22 @@ def _kind(tensors: Tensors, options: Options, overrides: Overrides) -> EncoderKi
         raise CheckpointError(
             f"the encoder type is {named}, but the tensors are those of a {' or '.join(possible)} encoder"
         )
-    return kind
+    return kind, "--encoder-type" if overrides.encoder_type else "option encoder_type"
 
 
-def _psp_or_e4e(options: Options) -> EncoderKind:
-    if "stylegan_size" in options:
-        return "e4e"
-    if PSP_OPTIONS & options.keys():
-        return "psp"
+def _psp_or_e4e(options: Options) -> tuple[EncoderKind, str]:
+    if _is_e4e(options):
+        return "e4e", "option stylegan_size"
+    for name in PSP_OPTIONS:
+        if name in options:
+            return "psp", f"option {name}"
     raise CheckpointError(
         "the file does not say whether its encoder is pSp's or e4e's, and their tensors look alike; "
         "add --encoder-type psp or --encoder-type e4e"
     )
 
 
-def _task(options: Options, spec: InputSpec) -> str:
-    dataset = str(options.get("dataset_type", ""))
+def _task(dataset: str, spec: InputSpec) -> str:
     if dataset in TASKS:
         return TASKS[dataset]
     if "toon" in dataset:
@@ -226,23 +295,6 @@ def alignment_of(dataset: str) -> str | None:
     return None
 
 
-def read_rosinality(root: Mapping[str, Any], source: str) -> Contents:
-    """Return the averaged generator of a training or converted file; other networks in it are ignored."""
-    tensors = as_tensors(root["g_ema"])
-    clamp = root.get("conv_clamp")
-    if clamp is not None and not (isinstance(clamp, int | float) and clamp > 0):
-        raise CheckpointError(f"conv_clamp is {clamp!r:.40}; expected a number above 0")
-    config = generator_config(tensors, conv_clamp=clamp)
-    check_size(options_of(root.get("args")), config.size, names=("size",))
-    latent_avg = root.get("latent_avg")
-    return Contents(
-        source=source,
-        source_format="rosinality",
-        generator=GeneratorPart(config=config, tensors=tensors, prefix="g_ema."),
-        latent_avg=None if latent_avg is None else as_tensor(latent_avg, "latent_avg"),
-    )
-
-
 def read_trained(root: Mapping[str, Any], source: str, overrides: Overrides | None) -> Contents:
     """Return the contents of a file that this project's trainer wrote."""
     try:
@@ -254,7 +306,12 @@ def read_trained(root: Mapping[str, Any], source: str, overrides: Overrides | No
         source=source,
         source_format=TRAINER_FORMAT,
         encoder=_trained_encoder(loaded, overrides) if overrides else None,
-        generator=GeneratorPart(config=generator.config, tensors=generator.state_dict(), prefix="generator."),
+        generator=GeneratorPart(
+            config=generator.config,
+            tensors=generator.state_dict(),
+            prefix="generator.",
+            facts={"conv_clamp": "generator_config"},
+        ),
         latent_avg=loaded.model.latent_avg,
     )
 
@@ -265,6 +322,11 @@ def _trained_encoder(loaded: checkpoint.Checkpoint, overrides: Overrides) -> Enc
         raise CheckpointError(
             f"--encoder-type is {overrides.encoder_type}, but the file says "
             f"{encoder.config.kind}; leave it out"
+        )
+    if overrides.input_size not in (None, (encoder.config.input_height, encoder.config.input_width)):
+        raise CheckpointError(
+            f"--input-size is {'x'.join(map(str, overrides.input_size or ()))}, but the file says "
+            f"{encoder.config.input_height}x{encoder.config.input_width}; leave it out"
         )
     spec = input_spec(
         encoder.config.input_channels,
@@ -281,6 +343,8 @@ def _trained_encoder(loaded: checkpoint.Checkpoint, overrides: Overrides) -> Enc
         input=spec,
         task=loaded.task,
         uses_average=loaded.model.latent_avg is not None,
+        facts=dict.fromkeys(("encoder_type", "input_size"), "encoder_config")
+        | {"input": "--input" if overrides.input else "input", "task": "task"},
     )
 
 
@@ -303,7 +367,7 @@ def input_spec(
     Raises:
         CheckpointError: What the file or the user states does not match the number of channels.
     """
-    if channels == 6 and not (overrides.input or declared):
+    if channels == 6 and not (overrides.input or declared == "labels:6"):
         raise CheckpointError(
             "the encoder has 6 input channels: a ReStyle model, which refines its result in steps; these are "
             "not supported. If the input is a map of six labels, add --input labels:6"
@@ -312,9 +376,10 @@ def input_spec(
     kind, needed = _parse_input(text)
     if needed != channels:
         who = "--input says" if overrides.input else "the file's options say"
+        fitting = {1: "gray", 3: "rgb"}.get(channels, f"labels:{channels}")
         raise CheckpointError(
             f"{who} {text}, which needs {needed} input channels, but the tensor input_layer.0.weight "
-            f"has {channels}"
+            f"has {channels}; if the option is wrong, add --input {fitting}"
         )
     if kind != "labels":
         if overrides.label_resize:

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from export.checkpoints.safe_load import Persistent
-from export.checkpoints.tensors import Contents, GeneratorPart, as_tensors, generator_config
+from export.checkpoints.tensors import Contents, GeneratorPart
 from export.errors import CheckpointError
+from psp_rt.errors import InputError
+from trainer.checkpoint_tensors import Tensors, conv_clamp, generator_config, named_tensors
 from trainer.networks.layers import binomial_kernel
 
 GAIN = 4  # of the upsampling FIR filter
@@ -30,18 +32,65 @@ def read(root: Mapping[str, Any], source: str) -> Contents:
     if not isinstance(network, Persistent):
         raise CheckpointError(f"G_ema is a {type(network).__name__}; expected a network; {SUPPORTED}")
     try:
-        conv_clamp = _check(network)
-        found = as_tensors(network.tensors())
-        tensors = dict(_renamed(found))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        found = named_tensors(network.tensors())
+        _refuse_stylegan3(found)
+        clamp = _check(network)
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"G_ema is not a stylegan2-ada generator ({error!r}); {SUPPORTED}") from error
+    part = _part(found, clamp=clamp, prefix="G_ema ", fact="the layers of G_ema")
     return Contents(
         source=source,
         source_format="stylegan2-ada",
-        generator=GeneratorPart(
-            config=generator_config(tensors, conv_clamp=conv_clamp), tensors=tensors, prefix="G_ema "
-        ),
+        generator=part,
         latent_avg=found.get("mapping.w_avg"),
+        alone=True,
+    )
+
+
+def read_tensors(found: Tensors, *, prefix: str, clamp: Any) -> Contents:
+    """Return a generator from its tensors alone, which do not say all that a network pickle says.
+
+    Args:
+        found: Its tensors under NVIDIA's names.
+        prefix: What precedes each name in the file.
+        clamp: The bound on its activations, as stored; None if the file does not state one.
+    """
+    _refuse_stylegan3(found)
+    for name, tensor in found.items():
+        if name.endswith("resample_filter") and not _is_binomial(tensor):
+            raise CheckpointError(f"the generator's {name} is not [1, 3, 3, 1]; {SUPPORTED}")
+    fact = "not stated" if clamp is None else "conv_clamp"
+    return Contents(
+        source="",
+        source_format="stylegan2-ada",
+        generator=_part(found, clamp=conv_clamp(clamp), prefix=prefix, fact=fact),
+        latent_avg=found.get("mapping.w_avg"),
+    )
+
+
+def _refuse_stylegan3(found: Tensors) -> None:
+    if any(name.startswith(("synthesis.L0_", "synthesis.input.")) for name in found):
+        raise CheckpointError(
+            f"the generator is a StyleGAN3, whose layers compute something else; {SUPPORTED}"
+        )
+    if any(name.startswith("mapping.embed") for name in found):
+        raise CheckpointError(f"the generator is conditional: it has mapping.embed; {SUPPORTED}")
+
+
+def _part(found: Tensors, *, clamp: float | None, prefix: str, fact: str) -> GeneratorPart:
+    try:
+        tensors = dict(_renamed(found))
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"its tensors are not a stylegan2-ada generator's ({error}); {SUPPORTED}"
+        ) from error
+    return GeneratorPart(
+        config=generator_config(tensors, conv_clamp=clamp),
+        tensors=tensors,
+        prefix=prefix,
+        facts={"conv_clamp": fact},
     )
 
 

@@ -1,37 +1,31 @@
-"""Read checkpoint files without running any code that they contain.
+"""Read checkpoint files without running any code that they contain, and name files of other kinds.
 
-A ``.pt`` file and a network pickle are both pickles, and a pickle may name any function to be called.
-Here the names are limited to tensors, plain containers and the few plain values that training code
-leaves among its options. Any other name is an error that shows it.
+`trainer.checkpoint_files` reads files of tensors; this module adds network pickles.
 
 NVIDIA's network pickles (stylegan2-ada-pytorch) store each module as a dictionary {type, version,
 module_src, class_name, state}. ``module_src`` is Python source that the original loader executes. Here
 a module becomes a `Persistent`, its class name with its state, and the source stays text.
 """
 
-import argparse
-import io
-import pathlib
-import pickle
-import re
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from export.errors import CheckpointError
+from psp_rt.errors import InputError
+from trainer import checkpoint_files, checkpoint_pickle
+from trainer.checkpoint_files import Bounded, unreadable
+from trainer.checkpoint_pickle import Maker, Makers, Nested, Storage
 
 KNOWN_FORMATS = (
     "pSp or e4e .pt {state_dict, opts, latent_avg}; StyleGAN2 .pt {g_ema} (rosinality); "
     "stylegan2-ada .pkl {G_ema} (NVIDIA); a checkpoint of this project's trainer"
 )
-OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
+MOST_MODULES = 10_000  # in one network pickle; a hostile one can repeat them without end
 # Files that users confuse with checkpoints, by their first bytes.
 MISTAKES = {
     b"ftrt": "a TensorRT plan; give the checkpoint that it was made from",
@@ -44,7 +38,8 @@ MISTAKES = {
 def read(path: Path) -> Any:
     """Return the content of a checkpoint file: plain containers and tensors.
 
-    Tensors of a current ``.pt`` file are mapped, so that a model of a gigabyte is not in memory twice.
+    Tensors of a current ``.pt`` file and of safetensors are mapped, so that a model of a gigabyte is not
+    in memory twice.
 
     Raises:
         CheckpointError: The file is missing, of another kind, damaged, or contains code.
@@ -56,13 +51,15 @@ def read(path: Path) -> Any:
             head = file.read(64)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be opened: {error.strerror}") from error
-    if head.startswith(b"PK"):
-        _check_zip(path)
-        return _load_torch(path, mmap=True)
-    if head.startswith(OLD_TORCH):
-        return _load_torch(path, mmap=False)
-    if head.startswith(b"\x80"):
-        return read_pickle(path)
+    try:
+        if head.startswith(b"PK"):
+            _check_zip(path)
+        elif head.startswith(b"\x80") and not checkpoint_files.is_old_torch(head):
+            return read_pickle(path)
+        if head.startswith(b"PK") or checkpoint_files.is_old_torch(head) or _is_safetensors(path, head):
+            return checkpoint_files.read(path, mapped=True)
+    except InputError as error:
+        raise CheckpointError(str(error)) from error
     for start, what in MISTAKES.items():
         if head.lstrip().startswith(start):
             raise CheckpointError(f"{path} is {what}")
@@ -88,50 +85,16 @@ def _check_zip(path: Path) -> None:
         )
 
 
-def _load_torch(path: Path, *, mmap: bool) -> Any:
-    try:
-        with torch.serialization.safe_globals(_plain_values()):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # torch raises many types for files that it did not write
-        raise unreadable(path, error) from error
-
-
-def _plain_values() -> list[Any]:
-    """Return what options may contain in addition to the containers that torch allows.
-
-    torch compares names, and NumPy and Python have moved some of these between versions.
-    """
-    makers = [_under(name, make) for name, make in numpy_makers().items()]
-    for system in ("Posix", "Windows", "PurePosix", "PureWindows"):
-        makers += [
-            _under((module, f"{system}Path"), pathlib.PurePath) for module in ("pathlib", "pathlib._local")
-        ]
-    dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdSU"}
-    return [argparse.Namespace, *dtypes, *makers]
-
-
-def _under(full_name: tuple[str, str], make: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a builder under the name that a pickle uses for it."""
-    if isinstance(make, type) and (make.__module__, make.__qualname__) == full_name:
-        return make
-
-    def maker(*args: Any) -> Any:
-        return make(*args)
-
-    maker.__module__, maker.__name__ = full_name
-    maker.__qualname__ = maker.__name__
-    return maker
-
-
-Makers = dict[tuple[str, str], Callable[..., Any]]
-
-
 @dataclass(frozen=True)
-class Persistent:
+class Persistent(Nested):
     """A module in the file: its class name and its state."""
 
     class_name: str
     state: Mapping[str, Any]
+
+    def resolve(self, seen: dict[int, Any]) -> None:
+        """Turn what the state holds of tensors into tensors."""
+        object.__setattr__(self, "state", checkpoint_pickle.resolve(self.state, seen))
 
     @property
     def children(self) -> dict[str, "Persistent"]:
@@ -140,10 +103,17 @@ class Persistent:
 
     def tensors(self, prefix: str = "") -> dict[str, Tensor]:
         """Return every parameter and buffer of the module and its children, by full name."""
-        own = {**self.state["_parameters"], **self.state["_buffers"]}
-        found = {prefix + name: tensor for name, tensor in own.items() if tensor is not None}
-        for name, child in self.children.items():
-            found |= child.tensors(f"{prefix}{name}.")
+        found: dict[str, Tensor] = {}
+        rest: list[tuple[str, Persistent]] = [(prefix, self)]
+        visited = 0
+        while rest:
+            start, module = rest.pop(0)
+            visited += 1
+            if visited > MOST_MODULES or len(start) > 1000:
+                raise ValueError("its modules contain each other too often")
+            own = {**module.state["_parameters"], **module.state["_buffers"]}
+            found |= {f"{start}{name}": tensor for name, tensor in own.items() if tensor is not None}
+            rest += [(f"{start}{name}.", child) for name, child in module.children.items()]
         return found
 
 
@@ -151,114 +121,38 @@ def read_pickle(path: Path) -> Any:
     """Return the content of a network pickle: containers, tensors, and modules as `Persistent`.
 
     Raises:
-        CheckpointError: The file is damaged, or it asks for anything else to be built.
+        InputError: The file is damaged, or it asks for anything else to be built.
     """
+    size = path.stat().st_size
     with path.open("rb") as file:
         try:
-            return _Unpickler(file).load()
+            return checkpoint_pickle.resolve(checkpoint_pickle.load(Bounded(file, size), _makers()))
         except Exception as error:  # a damaged pickle can raise almost any type of error
             raise unreadable(path, error) from error
 
 
-def unreadable(path: Path, error: Exception) -> CheckpointError:
-    """Return the error for a file that asks to run something, or that is damaged."""
-    found = re.search(r"GLOBAL (\S+)", str(error))  # torch words it like this, and so does _Unpickler
-    if not found:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        return CheckpointError(f"{path} is damaged ({reason}); download or copy it again")
-    refused = found[1]
-    if refused.startswith("dnnlib.tflib"):
-        return CheckpointError(
-            f"{path} was made by the TensorFlow version of StyleGAN; convert it first with "
-            "legacy.py of NVlabs/stylegan2-ada-pytorch"
-        )
-    return CheckpointError(
-        f"{path} asks to run {refused}; only tensors and plain values are read, and nothing was run. "
-        "If you trust its source, load it there and save again only its state_dict, opts and latent_avg"
-    )
-
-
-class _Unpickler(pickle.Unpickler):
-    """Builds what `_makers` lists and refuses everything else."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file)
-        self._makers = _makers()
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return self._makers[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"GLOBAL {module}.{name} is not allowed") from None
-
-    def persistent_load(self, pid: object) -> NoReturn:
-        raise pickle.UnpicklingError("a reference to something outside of the file")
-
-
-class _Maker:
-    """A function that a pickle may call. Unlike on a plain function, it cannot set attributes on it."""
-
-    __slots__ = ("_make",)
-
-    def __init__(self, make: Callable[..., Any]) -> None:
-        self._make = make
-
-    def __call__(self, *args: Any) -> Any:
-        return self._make(*args)
-
-    def __setstate__(self, state: object) -> NoReturn:
-        raise pickle.UnpicklingError("a state for a function")
+def _is_safetensors(path: Path, head: bytes) -> bool:
+    return checkpoint_files.is_safetensors(head, path.stat().st_size)
 
 
 def _makers() -> Makers:
     class EasyDict(dict[Any, Any]):
         """Their dictionary with attributes. A new class for each file, because a pickle can change it."""
 
-    makers: Makers = {
-        ("collections", "OrderedDict"): OrderedDict,
-        ("builtins", "set"): set,
-        ("__builtin__", "set"): set,
-        ("torch", "Size"): torch.Size,
-        ("torch.storage", "_load_from_bytes"): _Maker(_storage),
-        ("torch._utils", "_rebuild_tensor_v2"): _Maker(_tensor),
-        ("torch._utils", "_rebuild_parameter"): _Maker(lambda tensor, *_: tensor),
-        ("torch_utils.persistence", "_reconstruct_persistent_obj"): _Maker(_persistent),
+    return checkpoint_pickle.plain_makers() | {
+        ("torch.storage", "_load_from_bytes"): Maker(_storage),
+        ("torch_utils.persistence", "_reconstruct_persistent_obj"): Maker(_persistent),
         ("dnnlib", "EasyDict"): EasyDict,
         ("dnnlib.util", "EasyDict"): EasyDict,
     }
-    return makers | numpy_makers()
 
 
-def numpy_makers() -> Makers:
-    """Return the builders of NumPy scalars and arrays, under the names of NumPy 1 and 2."""
-    makers: Makers = {
-        ("numpy", "dtype"): np.dtype,
-        ("numpy", "ndarray"): np.ndarray,
-        ("_codecs", "encode"): _Maker(_encode),
-    }
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        makers[module, "scalar"] = _Maker(lambda dtype, data: np.frombuffer(data, dtype)[0].item())
-        makers[module, "_reconstruct"] = _Maker(
-            lambda kind, shape, _: np.ndarray.__new__(np.ndarray, shape, "b")
-        )
-    return makers
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """Return bytes that an old pickle protocol stores as text."""
-    if encoding != "latin1":  # looking up another codec may import a module
-        raise pickle.UnpicklingError(f"the encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-def _storage(data: bytes) -> Any:
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-
-
-def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> Tensor:
-    flat = torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage)
-    # as_strided refuses what lies outside of the storage; set_ would enlarge the storage.
-    return flat.as_strided(size, stride, offset)
+def _storage(data: bytes) -> Storage:
+    """Return a storage, which is a file inside the pickle."""
+    found = checkpoint_files.read_bytes(data)
+    if not isinstance(found, Storage):
+        raise ValueError(f"bytes of a {type(found).__name__}, expected a storage")
+    return found
 
 
 def _persistent(meta: Mapping[str, Any]) -> Persistent:

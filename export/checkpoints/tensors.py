@@ -1,22 +1,16 @@
-"""The tensors of a checkpoint, the parts that every format is read into, and the sizes in their shapes."""
+"""The parts that every format is read into, and the sizes of encoders."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from export.errors import CheckpointError
 from psp_rt.engine import InputSpec
+from trainer.checkpoint_tensors import Tensors, count, shape
 from trainer.networks import Encoder, EncoderConfig, EncoderKind, Generator, GeneratorConfig
 
-Tensors = Mapping[str, Tensor]
-Network = TypeVar("Network", bound=nn.Module)
-SHOWN = 8  # problems in one message
 OFFICIAL_DEPTHS = (3, 4, 14, 3)
-SIDE = 256  # pixels; the input of every official model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +23,10 @@ class Model:
         input: What the encoder takes; None without an encoder.
         output_rows: The rows of the picture to keep, (first, after the last); None for all.
         source_format: "psp", "e4e", "rosinality", "stylegan2-ada" or "psp_rt.trainer".
-        provenance: Where the model comes from, for the manifest.
+        provenance: Where the model comes from, for the manifest: the files, and for each number that is not a
+            weight what it was read from.
         alignment: How pictures of its data set are cut, "ffhq" or "none"; None if that is unknown.
+        notes: What was assumed, chosen or left out, for the user.
     """
 
     encoder: Encoder | None
@@ -42,111 +38,7 @@ class Model:
     source_format: str
     provenance: dict[str, str]
     alignment: str | None = None
-
-
-def as_tensor(value: object, name: str) -> Tensor:
-    """Return a value from a file as a tensor, or refuse it."""
-    is_numbers = isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
-    tensor = torch.from_numpy(value) if is_numbers else value
-    if not isinstance(tensor, Tensor) or tensor.is_complex() or tensor.layout is not torch.strided:
-        raise CheckpointError(f"{name} is a {type(value).__name__}; expected a dense tensor of numbers")
-    if tensor.is_quantized or tensor.is_meta:
-        raise CheckpointError(
-            f"{name} is a quantized tensor or a meta tensor without values; save it as float32"
-        )
-    return tensor.detach()
-
-
-def as_tensors(values: object) -> dict[str, Tensor]:
-    """Return a state dict, without the ``module.`` that `DataParallel` puts into the names."""
-    if not isinstance(values, Mapping):
-        raise CheckpointError(f"expected tensors by name, found a {type(values).__name__}")
-    return {
-        ".".join(part for part in str(name).split(".") if part != "module"): as_tensor(value, str(name))
-        for name, value in values.items()
-    }
-
-
-def shape(tensors: Tensors, name: str, *, axes: int) -> tuple[int, ...]:
-    """Return the shape of a tensor that reveals the architecture."""
-    if name not in tensors:
-        raise CheckpointError(f"the tensor {name} is missing; without it the architecture is unknown")
-    found = tuple(tensors[name].shape)
-    if len(found) != axes or 0 in found:
-        raise CheckpointError(
-            f"the tensor {name} has shape {found}; expected {axes} axes, none of them empty"
-        )
-    return found
-
-
-def count(tensors: Tensors, start: str) -> int:
-    """Return one more than the highest number that follows ``start`` in the names.
-
-    >>> count({"convs.0.weight": ..., "convs.11.weight": ...}, "convs.")
-    12
-    """
-    numbers = [name[len(start) :].split(".")[0] for name in tensors if name.startswith(start)]
-    # A hostile file may count to a billion. Longer numbers are left out here and refused later as surplus.
-    plausible = [int(number) for number in numbers if number.isdecimal() and len(number) <= 2]
-    return max(plausible, default=-1) + 1
-
-
-def build(create: Callable[[], Network], tensors: Tensors, *, prefix: str) -> Network:
-    """Return a network in evaluation mode with these tensors, as FP32 and without a copy.
-
-    Raises:
-        CheckpointError: A tensor is missing, surplus, of another shape or not finite. The message names it
-            as in the file, with ``prefix``.
-    """
-    try:
-        # On the meta device: no memory and no random numbers for weights that are replaced anyway.
-        with torch.device("meta"):
-            network = create()
-    except (ValueError, RuntimeError) as error:
-        raise CheckpointError(f"it describes a network of impossible sizes: {error}") from error
-    expected = network.state_dict()
-    given = dict(tensors)
-    for name in expected:
-        if name.endswith("num_batches_tracked"):  # missing in old files; only training reads it
-            given.setdefault(name, torch.zeros((), dtype=torch.long))
-    _check_names_and_shapes(expected, given, prefix=prefix)
-    given = {name: given[name].to(like.dtype).contiguous() for name, like in expected.items()}
-    check_finite(given, prefix=prefix)
-    network.load_state_dict(given, assign=True)
-    return network.eval().requires_grad_(False)
-
-
-def check_finite(tensors: Tensors, *, prefix: str) -> None:
-    """Raise an error if a tensor contains NaN or infinity."""
-    broken = [prefix + name for name, tensor in tensors.items() if not tensor.isfinite().all()]
-    if broken:
-        raise CheckpointError(
-            f"NaN or infinity in {listed(broken)}; the training run diverged, use an earlier checkpoint"
-        )
-
-
-def _check_names_and_shapes(expected: Tensors, given: Tensors, *, prefix: str) -> None:
-    problems = [
-        f"{prefix}{name} is missing, expected {tuple(like.shape)}"
-        for name, like in expected.items()
-        if name not in given
-    ]
-    for name, tensor in given.items():
-        if name not in expected:
-            problems.append(f"{prefix}{name} {tuple(tensor.shape)} is surplus")
-        elif tensor.shape != expected[name].shape:
-            found, wanted = tuple(tensor.shape), tuple(expected[name].shape)
-            problems.append(f"{prefix}{name} has shape {found}, expected {wanted}")
-    if problems:
-        raise CheckpointError(
-            f"its tensors do not match the architecture that they imply: {listed(problems)}"
-        )
-
-
-def listed(items: list[str]) -> str:
-    """Return the first items as text, and how many more follow."""
-    more = f"; and {len(items) - SHOWN} more ({len(items)} in all)" if len(items) > SHOWN else ""
-    return "; ".join(items[:SHOWN]) + more
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +50,10 @@ class EncoderPart:
         config: Its sizes if the file states them, otherwise None: they are read from the tensors.
         wide: Trained on wide pictures that fill rows S/8 to 7S/8 of a square one (cars).
         uses_average: Its codes are relative to the latent average; None if the file does not say.
+        has_options: The file has options, in which `start_from_latent_avg` may be absent.
         dataset: The name of the data set that it was trained on, if the file says it.
+        style_dim: Length of a style, if the file states it apart from the encoder's tensors.
+        facts: What each number was read from, by its name in the provenance.
     """
 
     kind: EncoderKind
@@ -169,7 +64,10 @@ class EncoderPart:
     config: EncoderConfig | None = None
     wide: bool = False
     uses_average: bool | None = None
+    has_options: bool = True
     dataset: str = ""
+    style_dim: int | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +77,7 @@ class GeneratorPart:
     config: GeneratorConfig
     tensors: Tensors
     prefix: str = "decoder."
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +88,8 @@ class Contents:
         source: The name of the file, for messages.
         source_format: "psp", "e4e", "rosinality", "stylegan2-ada" or "psp_rt.trainer".
         latent_avg: As stored in the file: [L, D], [1, D] or [D].
+        alone: The file is a generator's, not half a model's.
+        notes: What was chosen or left out.
     """
 
     source: str
@@ -196,6 +97,8 @@ class Contents:
     encoder: EncoderPart | None = None
     generator: GeneratorPart | None = None
     latent_avg: Tensor | None = None
+    alone: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,24 +109,13 @@ class Overrides:
         encoder_type: A class name of the public code, or one of our kinds.
         input: "rgb", "gray" or "labels:N".
         label_resize: How label maps are resized to the input's size: "bilinear" or "nearest".
+        input_size: Height and width of the input.
     """
 
     encoder_type: str | None = None
     input: str | None = None
     label_resize: str | None = None
-
-
-def generator_config(tensors: Tensors, *, conv_clamp: float | None = None) -> GeneratorConfig:
-    """Return the sizes of a StyleGAN2 generator."""
-    channels = [shape(tensors, "conv1.activate.bias", axes=1)[0]]
-    for resolution in range((count(tensors, "convs.") + 1) // 2):
-        channels.append(shape(tensors, f"convs.{2 * resolution + 1}.activate.bias", axes=1)[0])
-    return GeneratorConfig(
-        channels=tuple(channels),
-        style_dim=shape(tensors, "conv1.conv.modulation.weight", axes=2)[1],
-        mapping_layers=max(count(tensors, "style.") - 1, 0),
-        conv_clamp=conv_clamp,
-    )
+    input_size: tuple[int, int] | None = None
 
 
 def encoder_kinds(tensors: Tensors) -> tuple[EncoderKind, ...]:
@@ -241,30 +133,49 @@ def encoder_kinds(tensors: Tensors) -> tuple[EncoderKind, ...]:
     )
 
 
-def input_side(tensors: Tensors) -> int:
-    """Return the longer side of the input, from a head that halves its map until one pixel is left."""
-    convolutions = (count(tensors, "styles.0.convs.") + 1) // 2
-    return 16 << convolutions if convolutions else SIDE
+def head_side(tensors: Mapping[str, object]) -> int | None:
+    """Return the longest input side that the heads reduce to one pixel; None if any size is reduced.
+
+    Head 0 halves a map of a sixteenth of the input with each of its convolutions.
+    """
+    if "styles.0.linear.weight" not in tensors and not count(tensors, "styles.0.convs."):
+        return None
+    return 16 << (count(tensors, "styles.0.convs.") + 1) // 2
 
 
 def encoder_config(
-    tensors: Tensors, kind: EncoderKind, *, height: int, width: int, generator: GeneratorConfig
+    tensors: Tensors,
+    kind: EncoderKind,
+    *,
+    height: int,
+    width: int,
+    generator: GeneratorConfig,
+    style_dim: int | None = None,
 ) -> EncoderConfig:
     """Return the sizes of an encoder.
 
-    Two of them are not in the tensors and come from the generator: the number of styles of the W
-    encoder, and the length of a style of the naive W+ encoder.
+    Two of them are not in its tensors: the number of styles of the W encoder is the generator's, and the
+    length of a style of the naive W+ encoder is ``style_dim`` where its file states that, otherwise the
+    generator's.
     """
     widths, depths = _stages(tensors)
-    num_styles, style_dim, head_width = generator.num_styles, generator.style_dim, widths[3]
+    num_styles, head_width = generator.num_styles, widths[3]
+    style_dim = style_dim or generator.style_dim
+    side = None
     if kind in ("psp", "e4e"):
         num_styles = count(tensors, "styles.")
         style_dim, head_width = shape(tensors, "styles.0.linear.weight", axes=2)
+        side = head_side(tensors)
     elif kind == "w":
         style_dim = shape(tensors, "linear.weight", axes=2)[0]
     else:
         rows, head_width = shape(tensors, "linear.weight", axes=2)
-        num_styles = rows // style_dim
+        num_styles, rest = divmod(rows, style_dim)
+        if rest:
+            raise CheckpointError(
+                f"the encoder makes codes of {rows} numbers, which is no multiple of {style_dim}, the length "
+                "of a style; give a generator and an encoder that belong together"
+            )
     return EncoderConfig(
         kind=kind,
         num_styles=num_styles,
@@ -275,7 +186,20 @@ def encoder_config(
         widths=widths,
         depths=depths,
         head_width=head_width,
+        head_side=None if side == max(height, width) else side,
     )
+
+
+def first_rows(tensors: Tensors, config: EncoderConfig, rows: int) -> dict[str, Tensor]:
+    """Return the tensors of an encoder that makes only the first rows of its codes."""
+    if config.kind == "naive_w+":
+        end = rows * config.style_dim
+        return {
+            name: tensor[:end] if name in ("linear.weight", "linear.bias") else tensor
+            for name, tensor in tensors.items()
+        }
+    later = tuple(f"styles.{row}." for row in range(rows, config.num_styles))
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(later)}
 
 
 def _stages(tensors: Tensors) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]]:

@@ -291,8 +291,8 @@ def test_many_wrong_tensors_are_counted(load):
 
 def test_tensors_of_neither_network_are_named(load):
     content = official(*networks())
-    content["state_dict"]["discriminator.weight"] = torch.zeros(4)
-    with pytest.raises(CheckpointError, match=r"surplus are discriminator.weight \(4,\)"):
+    content["state_dict"]["refiner.weight"] = torch.zeros(4)
+    with pytest.raises(CheckpointError, match=r"surplus are refiner.weight \(4,\)"):
         load(content)
 
 
@@ -394,8 +394,8 @@ def test_an_encoder_can_be_paired_with_another_generator(write):
     encoder, generator = networks()
     other = Generator(GENERATOR)
     average = torch.randn(12)
-    psp = write(official(encoder, generator, latent_avg=torch.zeros(12)), "psp.pt")
-    pair = write({"g_ema": other.state_dict(), "latent_avg": average}, "other.pt")
+    psp = write(official(encoder, generator, latent_avg=average), "psp.pt")
+    pair = write({"g_ema": other.state_dict(), "latent_avg": torch.zeros(12)}, "other.pt")
     for model in (checkpoints.load(psp, generator=pair), checkpoints.load(pair, encoder=psp)):
         assert_same(model.encoder, encoder)
         assert_same(model.generator, other.eval())

@@ -205,7 +205,7 @@ def run(generator, codes):
     return rgb
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_a_network_pickle_gives_the_pictures_that_its_layers_mean(write, protocol):
     generator = network()
     model = checkpoints.load(write({"G": None, "D": None, "G_ema": generator}, protocol))
@@ -284,6 +284,45 @@ def test_missing_and_surplus_tensors_of_a_pickle_are_named(load):
     at(generator, "mapping")["_buffers"]["extra"] = torch.zeros(2)
     with pytest.raises(CheckpointError, match=r"to_rgbs.1.bias is missing.*mapping.extra \(2,\) is surplus"):
         load(generator)
+
+
+def tensors_of(module, prefix=""):
+    """Return a network's state dict under NVIDIA's names."""
+    found = {prefix + name: value.detach() for part in ("_parameters", "_buffers")
+             for name, value in module.state[part].items()}  # fmt: skip
+    for name, child in module.state["_modules"].items():
+        found |= tensors_of(child, f"{prefix}{name}.")
+    return found
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "G_ema."])
+def test_bare_tensors_under_nvidias_names_are_the_pickles(write, tmp_path, prefix):
+    state = {prefix + name: tensor for name, tensor in tensors_of(network(clamp=2)).items()}
+    expected = checkpoints.load(write({"G_ema": network(clamp=2)}))
+    for content in (state, {"G_ema": state}, {"g_ema": state, "conv_clamp": "2"}):
+        torch.save(content, tmp_path / "bare.pt")
+        model = checkpoints.load(tmp_path / "bare.pt")
+        assert model.source_format == "stylegan2-ada"
+        for name, tensor in expected.generator.state_dict().items():
+            assert torch.equal(model.generator.state_dict()[name], tensor), name
+        assert torch.equal(model.latent_avg, expected.latent_avg)
+        stated = "conv_clamp" in content
+        assert model.generator.config.conv_clamp == (2 if stated else None)
+        assert any("conv_clamp" in note for note in model.notes) is not stated
+    with pytest.raises(PspError, match="export convert"):
+        load_generator(tmp_path / "bare.pt")
+
+
+def test_a_stylegan3_is_called_by_its_name(load, tmp_path):
+    layer = Fake("SynthesisLayer", {"weight": torch.zeros(2, 2, 3, 3)}, {"affine": dense(LENGTH, 2)})
+    synthesis = Fake("SynthesisNetwork", {}, {"input": Fake("SynthesisInput", {}), "L0_36_512": layer})
+    mapping = Fake("MappingNetwork", {"w_avg": torch.zeros(LENGTH)}, {"fc0": dense(LENGTH, LENGTH)})
+    generator = Fake("Generator", {}, {"synthesis": synthesis, "mapping": mapping}, c_dim=0, z_dim=LENGTH)
+    with pytest.raises(CheckpointError, match="StyleGAN3"):
+        load(generator)
+    torch.save({"G_ema": tensors_of(generator)}, tmp_path / "bare.pt")
+    with pytest.raises(CheckpointError, match="StyleGAN3"):
+        checkpoints.load(tmp_path / "bare.pt")
 
 
 class Call:

@@ -503,7 +503,10 @@ def test_an_average_of_another_form_is_named(average, shown, generator, tmp_path
     ("content", "message"),
     [
         ({"weights": 1}, r"holds weights; expected a generator made by"),
-        ({"g_ema": {"a": torch.zeros(1)}}, r"contains no known StyleGAN2 \('conv1.activate.bias'\)"),
+        (
+            {"g_ema": {"a": torch.zeros(1)}},
+            r"contains no known StyleGAN2.*holds g_ema; expected a generator made by",
+        ),
         ([1, 2], r"holds a list; expected"),
     ],
 )

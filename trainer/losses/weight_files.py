@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from psp_rt.errors import InputError
+from trainer import checkpoint_files
 
 
 def read(path: str | Path, *, source: str) -> Mapping[str, Any]:
     """Return the content of a file of named tensors; `source` says where to get such a file."""
     try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch raises a dozen different errors for foreign files
+        content = checkpoint_files.read(Path(path))
+    except (OSError, InputError) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"cannot read {path} ({reason}); expected {source}") from error
     if not isinstance(content, Mapping):

@@ -31,6 +31,8 @@ class EncoderConfig:
         widths: Channels of the four stages of the backbone.
         depths: Blocks of the four stages of the backbone.
         head_width: Channels inside the map2style heads.
+        head_side: Longer side of the input that the heads are built for; None for the input's own. A head for
+            256 pixels leaves one pixel of a smaller input, too.
     """
 
     kind: EncoderKind = "psp"
@@ -42,11 +44,17 @@ class EncoderConfig:
     widths: tuple[int, int, int, int] = (64, 128, 256, 512)
     depths: tuple[int, int, int, int] = (3, 4, 14, 3)
     head_width: int = 512
+    head_side: int | None = None
 
     def __post_init__(self) -> None:
         if self.input_height % 16 or self.input_width % 16:
             raise ValueError(
                 f"input must be a multiple of 16 on both sides, got {self.input_height}x{self.input_width}"
+            )
+        if self.head_side is not None and self.head_side < max(self.input_height, self.input_width):
+            raise ValueError(
+                f"heads for {self.head_side} pixels leave more than one pixel of an input of "
+                f"{self.input_height}x{self.input_width}"
             )
 
 
@@ -109,7 +117,7 @@ class PyramidEncoder(Encoder):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)
         width = config.widths[3]
-        side = max(config.input_height, config.input_width)
+        side = config.head_side or max(config.input_height, config.input_width)
         self.styles = nn.ModuleList()
         for row in range(config.num_styles):
             divisor = 16 if row < self.COARSE else 8 if row < self.MIDDLE else 4
