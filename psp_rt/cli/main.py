@@ -12,12 +12,12 @@ from ..verification import verify as verify_in_child
 from .build import build_command
 from .faces import faces_command
 from .group import Commands
-from .info import describe, diagnose
+from .info import describe, diagnose, installed_packages
 from .run import run_command
 
 
 @click.group(cls=Commands)
-@click.version_option(package_name="psp_rt")
+@click.version_option(installed_packages(["psp_rt"]).get("psp_rt", "of a checkout"))
 def main() -> None:
     """Run image-translation models from one engine file."""
 
