@@ -75,6 +75,7 @@ def test_a_python_block_runs(block, folder, monkeypatch):
     exec(compile(block, "README.md", "exec"), {})
 
 
+@pytest.mark.slow
 def test_the_shell_lines_run_one_after_another(folder):
     for line in SHELL:
         words = shlex.split(line)

@@ -59,9 +59,9 @@ def lpips():
 
 
 def drawn_state(network):
-    """Return a state dict of the network's names and shapes that takes no space in a file."""
+    """Return a state dict of the network's names and shapes, of the same number everywhere."""
     return {
-        name: torch.full((), 0.25, dtype=value.dtype).expand(value.shape)
+        name: torch.full(value.shape, 0.25, dtype=value.dtype, device="cpu")
         for name, value in network.state_dict().items()
     }
 
@@ -215,7 +215,7 @@ def test_files_of_other_networks_say_what_was_expected(tmp_path):
 def test_moco_loads_its_own_file_and_a_plain_resnet50(tmp_path):
     with torch.device("meta"):
         state = drawn_state(ResNet50())
-    state = {name: torch.full((), 0.01).expand(value.shape) for name, value in state.items()}
+    state = {name: torch.full(value.shape, 0.01) for name, value in state.items()}
     torch.save(state | {"fc.bias": torch.zeros(1)}, tmp_path / "resnet50.pth")
     own = {f"module.encoder_q.{name}": value for name, value in state.items()}
     own["module.queue"] = torch.zeros(3)
