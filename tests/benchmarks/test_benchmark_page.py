@@ -160,6 +160,7 @@ def test_all_tables_and_the_headline_are_on_the_page(results: Results, text: str
     assert "pytorch-original takes 1.50 times as long" in text
 
 
+@pytest.mark.slow
 def test_the_page_is_the_same_when_it_is_made_again(results: Results, text: str):
     assert page.page(results, list(all_tables(results))) == text
 

@@ -99,6 +99,7 @@ def test_other_inputs_and_noise_come_back(tmp_path, channels, kind, labels, nois
     assert strengths == pytest.approx(expected if noise == "random" else [0.0] * len(expected), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_exports_to_the_same_pictures(tmp_path):
     path = engine_of(drawn_model(), tmp_path, storage="fp16")
     result = CliRunner().invoke(main, ["recover", str(path), str(tmp_path / "back.pt")])
