@@ -65,7 +65,10 @@ def graph_ports(manifest: Manifest, name: str) -> tuple[list[Port], list[Port]]:
         style = (manifest.style_dim,)
         return [Port(name="z", dtype="float32", shape=style)], [Port(name="w", dtype="float32", shape=style)]
     if name == "encoder":
-        assert manifest.input is not None
+        if manifest.input is None:
+            raise FormatError(
+                "the file has an encoder, but its manifest has no input; export the engine again"
+            )
         size = (manifest.input.height, manifest.input.width, manifest.input.channels)
         return [Port(name="image", dtype="uint8", shape=size)], [code]
     reference = Port(name="reference", dtype="float32", shape=code.shape)
