@@ -83,7 +83,8 @@ def write_raw(path: Path, files: dict[str, bytes], kind: str | None = "rgb", **c
 def encode(images: np.ndarray) -> np.ndarray:
     """Return codes [N, L, D] of uint8 [N, HEIGHT, WIDTH, C]."""
     flat = images.reshape(len(images), -1).astype(np.float32)
-    return (flat @ encoder_matrix(images.shape[-1]) / 64 - 2).reshape(-1, L, D)
+    codes: np.ndarray = flat @ encoder_matrix(images.shape[-1]) / 64 - 2
+    return codes.reshape(-1, L, D)
 
 
 def map_z(z: np.ndarray) -> np.ndarray:
@@ -94,7 +95,8 @@ def map_z(z: np.ndarray) -> np.ndarray:
 def generate(codes: np.ndarray) -> np.ndarray:
     """Return RGB [N, OUT_HEIGHT, OUT_WIDTH, 3] of codes [N, L, D]."""
     flat = codes.reshape(len(codes), -1) @ generator_matrix() + 128
-    return (flat.clip(0, 255) + 0.5).astype(np.uint8).reshape(-1, OUT_HEIGHT, OUT_WIDTH, 3)
+    picture: np.ndarray = (flat.clip(0, 255) + 0.5).astype(np.uint8)
+    return picture.reshape(-1, OUT_HEIGHT, OUT_WIDTH, 3)
 
 
 def encoder_matrix(channels: int, height: int = HEIGHT) -> np.ndarray:
@@ -169,7 +171,12 @@ def generator_graph() -> tuple[onnx.ModelProto, bytes]:
     return _model(nodes, inputs, [image], [*constants, last, shape, matrix]), data
 
 
-def _model(nodes: list, inputs: list, outputs: list, constants: list) -> onnx.ModelProto:
+def _model(
+    nodes: list[onnx.NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    constants: list[onnx.TensorProto],
+) -> onnx.ModelProto:
     graph = helper.make_graph(nodes, "tiny", inputs, outputs, constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
