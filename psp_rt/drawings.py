@@ -23,15 +23,9 @@ from . import faces
 from .errors import DeviceError, InputError
 from .faces import Face, Finder
 from .images import Pixels
+from .paper import SIDE, Gray, find_ink, find_paper, level
 from .pencil import Pencil, draw
 
-Gray = npt.NDArray[np.floating[Any]]  # [H, W], 0 to 1
-
-SIDE = 1024  # pixels of the longer side that the work is done at; larger pictures are reduced
-SMALL = 96  # pixels of the longer side at which the paper is estimated
-WINDOW, PERCENTILE_80 = 15, 180  # around a place of that estimate, in pixels and by rank
-LINE = 17  # pixels at a quarter of SIDE: no line is broader (6 %)
-SHADE = 0.4  # ink of an area up to which it counts as shadow
 WHITE = 250  # gray level from which paper counts as white
 CLEAN_SHARE = 0.55  # of white pixels in a clean drawing
 DARK_GROUND = 0.45  # brightness of the ground below which lines are lighter than it
@@ -102,8 +96,8 @@ def clean(image: Any, *, size: int = 512, finder: Finder | None = None) -> Drawi
     if _has_dark_ground(small):
         rgb = 1 - rgb
         done.append("lines inverted")
-    ink, ruled = _without_rules(_ink(rgb))
-    ink, framed = _without_frame(_leveled(ink))
+    ink, ruled = _without_rules(find_ink(rgb))
+    ink, framed = _without_frame(level(ink))
     done += ["ruled lines dropped"] if ruled else []
     done += ["frame dropped"] if framed else []
     if ink.max() < 0.5 or (ink > 0.5).mean() < 2e-4:
@@ -139,7 +133,7 @@ def looks_like_photo(image: Image.Image) -> bool:
 
 
 def _is_smooth(rgb: Gray) -> bool:
-    ink = 1 - np.clip(rgb / _paper(rgb), 0, 1).min(axis=2)
+    ink = 1 - np.clip(rgb / find_paper(rgb), 0, 1).min(axis=2)
     if float((ink < 0.12).mean()) > PHOTO_PAPER:
         return False
     levels = Image.fromarray(np.rint(ink * 255).astype(np.uint8))
@@ -201,84 +195,6 @@ def _has_dark_ground(image: Image.Image) -> bool:
         return False
     around = np.asarray(gray.filter(ImageFilter.GaussianBlur(6)), np.float32) / 255
     return bool(((light - around) ** 3).sum() > 0)
-
-
-def _ink(rgb: Gray) -> Gray:
-    """Return how much darker each pixel is than the paper around it, in the channel that shows it best."""
-    paper = _paper(rgb)
-    ratio = np.clip(rgb / np.maximum(paper, 1e-3), 0, 1)
-    ink: Gray = 1 - ratio.min(axis=2)
-    return np.clip(ink - _shade(ink), 0, 1)
-
-
-def _shade(ink: Gray) -> Gray:
-    """Return what is left of shadows in ink: areas broader than any line that are gray, not black."""
-    height, width = ink.shape
-    scale = SIDE / 4 / max(height, width)
-    fitted = (max(8, round(width * scale)), max(8, round(height * scale)))
-    coarse = Image.fromarray(np.rint(ink * 255).astype(np.uint8)).resize(fitted, Image.Resampling.BOX)
-    opened = coarse.filter(ImageFilter.MinFilter(LINE)).filter(ImageFilter.MaxFilter(LINE))
-    smooth = opened.filter(ImageFilter.GaussianBlur(LINE / 3)).resize(
-        (width, height), Image.Resampling.BILINEAR
-    )
-    shade = np.asarray(smooth, np.float32) / 255
-    return np.where(shade < SHADE, shade, np.maximum(0, 2 * SHADE - shade))
-
-
-def _paper(rgb: Gray) -> Gray:
-    """Return the brightness of the paper at each pixel and channel, [H, W, 3].
-
-    A high percentile around each place follows shadows with sharp edges, but falls into large black
-    areas; a smooth surface through all of the sheet bounds it there from below.
-    """
-    height, width = rgb.shape[:2]
-    scale = SMALL / max(height, width)
-    fitted = (max(8, round(width * scale)), max(8, round(height * scale)))
-    channels = []
-    for channel in range(3):
-        plane = Image.fromarray(np.rint(rgb[:, :, channel] * 255).astype(np.uint8))
-        coarse = plane.resize(fitted, Image.Resampling.BOX)
-        bright = coarse.filter(ImageFilter.RankFilter(WINDOW, PERCENTILE_80))
-        local = np.asarray(bright.filter(ImageFilter.GaussianBlur(4)), np.float32) / 255
-        bounded = np.maximum(local, 0.6 * _surface(local))
-        level = Image.fromarray(bounded.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
-        channels.append(np.asarray(level, np.float32))
-    paper: Gray = np.clip(np.stack(channels, axis=2), 0.02, 1)
-    return paper
-
-
-def _surface(plane: Gray) -> Gray:
-    """Return the quadratic surface through the bright part of a plane."""
-    height, width = plane.shape
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
-    values, kept = plane.ravel(), np.ones(plane.size, bool)
-    for _ in range(4):  # drop what lies well below the surface: it is ink
-        factors, *_ = np.linalg.lstsq(terms[kept], values[kept], rcond=None)
-        fitted = terms @ factors
-        kept = values > fitted - 0.08
-        if kept.mean() < 0.1:
-            break
-    surface: Gray = np.clip(fitted, 0, 1).reshape(plane.shape).astype(np.float32)
-    return surface
-
-
-def _grain(ink: Gray) -> float:
-    """Return the ink level that the paper's grain reaches."""
-    paper = ink[ink < 0.3]
-    if not paper.size:
-        return 0.0
-    middle = float(np.median(paper))
-    return middle + 4 * float(np.median(np.abs(paper - middle))) + 0.02
-
-
-def _leveled(ink: Gray) -> Gray:
-    """Return ink with grain at 0 and the darkest lines at 1."""
-    floor = min(_grain(ink), 0.4)
-    lines = ink[ink > floor + 0.1]
-    top = max(float(np.percentile(lines, 90)) if lines.size else 1.0, floor + 0.15)
-    leveled: Gray = np.clip((ink - floor) / (top - floor), 0, 1)
-    return leveled
 
 
 def _without_rules(ink: Gray) -> tuple[Gray, bool]:

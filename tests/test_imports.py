@@ -15,7 +15,7 @@ PACKAGES = ("psp_rt", "export", "trainer", "benchmarks")
 # psp_rt from the ground up. A room may import those of the floors below its own.
 FLOORS = (
     ("errors",),
-    ("files", "pencil", "style", "streaming"),
+    ("files", "paper", "pencil", "style", "streaming"),
     ("engine", "truncation"),
     ("cuda", "images"),
     ("hardware",),
@@ -42,7 +42,7 @@ PUBLIC = (
     *("hardware", "images", "pencil", "style"),
 )
 INSIDERS = ("benchmarks.fuzz",)  # attacks what nobody else should see
-OF_TRAINER = ("cli.group", "errors", "faces", "files", "images", "pencil")
+OF_TRAINER = ("cli.group", "errors", "faces", "files", "images", "paper", "pencil")
 LONGEST_CHAIN = 18
 
 

@@ -95,7 +95,7 @@ def test_sketches_are_drawn_once_and_again_when_a_photo_changes(folder, tmp_path
     first = draw_sketches(paths, size=16, variants=2, cache=cache)
     assert first.shape == (5, 2, 16, 16)
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise AssertionError("drew again")
 
     with monkeypatch.context() as patch:

@@ -257,6 +257,27 @@ def test_a_closer_look_sees_eyes_nose_and_mouth_alone(lpips):
         assert (float(closer.lpips_distance(lpips)) > 1e-6) == of_closer
 
 
+def test_a_rim_costs_and_another_color_does_not():
+    photo = torch.zeros(1, 3, 16, 16)
+    rimmed = photo.clone()
+    rimmed[:, :, 0] = 0.5
+    assert step.border_loss(photo + 0.5, photo) == 0
+    assert step.border_loss(rimmed, photo) > 0.01
+
+
+def test_identity_counts_for_photos_and_not_for_drawings(pairs, lpips):
+    class Recorder:
+        def similarity(self, made, photos):
+            self.photos = photos
+            return made.mean(dim=(1, 2, 3))
+
+    recorder, run = Recorder(), Run.start(replace(CONFIG, identity=1.0))
+    batches = training.next_batches(run, pairs, ALONE)
+    losses = step.train_step(run, lpips, batches, ALONE, recorder)
+    torch.testing.assert_close(recorder.photos, batches["inversion"].targets, rtol=0, atol=0)
+    assert "identity" in losses
+
+
 def test_a_closer_look_counts_beside_the_one_at_the_whole(pairs, lpips):
     config = replace(CONFIG, closer=0.5, adversarial_from=0, images=10_000)
     (report,) = take_steps(Run.start(config), lpips, pairs, 1)
@@ -651,7 +672,7 @@ def test_a_dry_run_of_the_command_shows_settings_and_what_is_still_to_be_named(f
     settings = json.loads(CliRunner().invoke(main, [*asked, "--dry-run"]).output)
     assert (settings["generator_size"], settings["settings"]["batch"]) == (128, 4)
     assert 1.5e6 < settings["encoder_parameters"]["sketch"] < settings["generator_parameters"]
-    assert list(settings["needs"]) == ["--validation", "--lpips-features", "--lpips-heads", "--output"]
+    assert set(settings["needs"]) == {"--validation", "--lpips-features", "--lpips-heads", "--output"}
     assert "https://" in settings["needs"]["--lpips-features"]
     refused = CliRunner().invoke(main, asked)
     assert "missing: --validation (a folder of portraits of others to measure on)" in refused.output

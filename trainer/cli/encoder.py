@@ -59,7 +59,7 @@ class Files:
 @click.option("--validation-pairs", type=Folder, help="Inputs for the validation photos.")
 @click.option("--backbone", type=File, help="ArcFace IR-SE50 weights to start from.")
 @options.lpips
-@click.option("--identity", type=File, help="ArcFace IR-SE50 or MobileFaceNet, for the identity loss.")
+@options.identity
 @click.option("--moco", type=File, help="MoCo's ResNet-50, for domains other than faces.")
 @options.output
 @options.device

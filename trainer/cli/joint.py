@@ -18,14 +18,19 @@ from trainer.loop.average import precision_notes
 from trainer.loop.distributed import joined
 from trainer.loop.report import Progress
 from trainer.losses.criterion import LossWeights, needed_files
+from trainer.losses.identity import Identity
 from trainer.losses.lpips import LpipsAlex
 
 NEEDS = {
     "--images": "a folder of aligned portraits to learn from",
     "--validation": "a folder of portraits of others to measure on",
-    **needed_files(LossWeights(), "alex"),
     "--output": "a folder for the run",
 }
+
+
+def needs_of(config: JointConfig) -> dict[str, str]:
+    """Return the options that a run with these settings needs, each with what it is."""
+    return NEEDS | needed_files(LossWeights(identity=config.identity), "alex")
 
 
 @click.command("joint")
@@ -33,6 +38,7 @@ NEEDS = {
 @options.align
 @options.validation
 @options.lpips
+@options.identity
 @options.output
 @click.option(
     "--task",
@@ -59,6 +65,7 @@ def command(
     validation: Path | None,
     lpips_features: Path | None,
     lpips_heads: Path | None,
+    identity: Path | None,
     output: Path | None,
     tasks: tuple[str, ...],
     config: Path | None,
@@ -80,12 +87,13 @@ def command(
         "--validation": validation,
         "--lpips-features": lpips_features,
         "--lpips-heads": lpips_heads,
+        "--identity": identity,
         "--output": output,
     }
     if dry_run:
         click.echo(json.dumps(describe(settings, named), indent=2))
         return
-    options.require_named(NEEDS, named)
+    options.require_named(needs_of(settings), named)
     assert images and validation and output and lpips_features and lpips_heads  # noqa: PT018  # as required
     with joined(device) as team:
         progress = Progress(silent=not team.leads)
@@ -103,6 +111,7 @@ def command(
             validation=validation,
             output=output,
             lpips=lpips,
+            identity=Identity.load(identity) if settings.identity and identity else None,
             start_from=[Start.parse(text) for text in start_from],
             team=team,
             progress=progress,
@@ -123,5 +132,5 @@ def describe(config: JointConfig, named: Mapping[str, Path | None]) -> dict[str,
             for task, encoder in model.encoders.items()
         },
         "files": {option: str(path) for option, path in named.items() if path},
-        "needs": {option: what for option, what in NEEDS.items() if named[option] is None},
+        "needs": {option: what for option, what in needs_of(config).items() if named[option] is None},
     }

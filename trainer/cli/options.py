@@ -21,6 +21,9 @@ device = click.option("--device", default="auto", show_default=True, help="auto,
 images = click.option("--images", type=Folder, help="Photos to train on.")
 validation = click.option("--validation", type=Folder, help="Photos to measure on, never trained on.")
 output = click.option("--output", type=NewFolder, help="Run folder.")
+identity = click.option(
+    "--identity", type=File, help="ArcFace IR-SE50 or MobileFaceNet, for the identity loss."
+)
 config = click.option("--config", type=File, help="Settings, a TOML file.")
 changes = click.option(
     "--set", "changes", multiple=True, metavar="NAME=VALUE", help="Change a setting, as in --set batch=16."

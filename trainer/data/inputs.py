@@ -35,7 +35,7 @@ def make(photo: Pixels, recipe: Recipe, rng: np.random.Generator, *, vary: bool 
     """
     size = recipe.input_size
     if recipe.source == "sketch":
-        drawing = resize(sketch.draw(photo, rng), size, size)
+        drawing = resize(sketch.draw_by_any_hand(photo, rng), size, size)
         return (sketch.vary(drawing, rng) if vary else drawing)[:, :, None]
     photo = resize(photo, size, size)
     if recipe.source == "low-resolution":

@@ -195,7 +195,7 @@ def draw_sketches(
         if isinstance(photo, str):
             raise InputError(f"cannot draw {path}: {photo}")
         rngs = (np.random.default_rng([seed, number, variant]) for variant in range(variants))
-        return np.stack([scale(sketch.draw(photo, rng), size) for rng in rngs])
+        return np.stack([scale(sketch.draw_by_any_hand(photo, rng), size) for rng in rngs])
 
     drawings = np.empty((len(paths), variants, size, size), np.uint8)
     for number, found in enumerate(in_threads(draw_one, list(enumerate(paths)), threads)):

@@ -61,6 +61,8 @@ class JointConfig:
         lpips: Weight of LPIPS.
         closer: Weight of a second look at eyes, nose and mouth, enlarged, relative to the look at the whole
             picture, for LPIPS and for the discriminator. Faces must be aligned like FFHQ's.
+        border: Weight of the difference of steps along the border; 0.5 removes the rim.
+        identity: Weight of 1 - cosine of the faces' embeddings, for all tasks but sketch; needs --identity.
         shared: Share of the codes whose later rows are replaced by the mean row.
         adversarial: Weight of the discriminator's score, from `adversarial_from` on.
         adversarial_from: Photos after which the discriminator takes part.
@@ -90,6 +92,8 @@ class JointConfig:
     l2: float = 1.0
     lpips: float = 0.8
     closer: float = 0.0
+    border: float = 0.0
+    identity: float = 0.0
     shared: float = 0.3
     adversarial: float = 0.1
     adversarial_from: int = 40_000

@@ -17,10 +17,11 @@ from trainer.joint.run import Run
 from trainer.loop.average import decay, half_precision
 from trainer.loop.distributed import Team
 from trainer.loop.loop import Losses
-from trainer.losses.identity import Box
+from trainer.losses.identity import Box, Identity
 from trainer.losses.lpips import LpipsAlex, random_shift, shown, unit_length
 
 FEATURES = Box(92, 204, 72, 184)  # eyes, nose and mouth of a face that is aligned as FFHQ's are
+BORDER = 3  # rows of steps along each edge
 MIXING = 0.5  # of the random codes have their later rows from another latent
 
 
@@ -31,8 +32,13 @@ class Pairs(NamedTuple):
     targets: Tensor  # [N, 3, S, S] in [-1, 1]
 
 
-def train_step(run: Run, lpips: LpipsAlex, batches: dict[str, Pairs], team: Team) -> Losses:
-    """Take one step and update the average; return the losses, the total first."""
+def train_step(
+    run: Run, lpips: LpipsAlex, batches: dict[str, Pairs], team: Team, identity: Identity | None = None
+) -> Losses:
+    """Take one step and update the average; return the losses, the total first.
+
+    `identity` is needed where the settings give identity a weight.
+    """
     rng = np.random.default_rng([run.config.seed, run.images_seen, team.rank])
     torch.manual_seed(int(rng.integers(2**62)))
     adversarial = run.config.is_adversarial(run.images_seen)
@@ -48,6 +54,15 @@ def train_step(run: Run, lpips: LpipsAlex, batches: dict[str, Pairs], team: Team
     losses |= {crop.name: crop.lpips_distance(lpips) for crop in crops}
     total = run.config.l2 * losses["l2"]
     total = total + run.config.lpips * sum(crop.weight * losses[crop.name] for crop in crops)
+    if run.config.border:
+        losses["border"] = border_loss(pictures[: len(targets)], targets)
+        total = total + run.config.border * losses["border"]
+    if identity is not None and run.config.identity:
+        # Not of sketches: lines do not tell who it is.
+        known = [task != "sketch" for task, batch in batches.items() for _ in range(len(batch.targets))]
+        photos, made = targets[known], pictures[: len(targets)][known]
+        losses["identity"] = 1 - identity.similarity(made, photos).mean()
+        total = total + run.config.identity * losses["identity"]
     if adversarial:
         scores = [crop.weight * discriminator_score(run, crop.pictures) for crop in crops]
         losses["generator_loss"] = -torch.stack(scores).sum()
@@ -67,6 +82,20 @@ def train_step(run: Run, lpips: LpipsAlex, batches: dict[str, Pairs], team: Team
     with torch.no_grad():  # not the buffers: `calibrate` measures those for the averaged weights
         torch._foreach_lerp_(list(run.average.parameters()), list(run.model.parameters()), share)
     return {name: value.detach() for name, value in {"total": total, **losses}.items()}
+
+
+def border_loss(pictures: Tensor, targets: Tensor) -> Tensor:
+    """Return how much the steps between the outermost rows and columns differ from those of the photos.
+
+    Convolutions see padding there, and without this loss nearly every picture has a rim. Steps count rather
+    than colors, since a rim is narrow: it costs the other losses next to nothing.
+    """
+    losses = []
+    for dim in (2, 3):
+        off = pictures.diff(dim=dim) - targets.diff(dim=dim)
+        last = off.shape[dim] - BORDER
+        losses += [off.narrow(dim, 0, BORDER).abs().mean(), off.narrow(dim, last, BORDER).abs().mean()]
+    return torch.stack(losses).mean()
 
 
 def translate(run: Run, batches: dict[str, Pairs], *, random_codes: int) -> Tensor:

@@ -18,6 +18,7 @@ from trainer.loop.average import calibrate, spread_statistics
 from trainer.loop.distributed import Team
 from trainer.loop.loop import Losses
 from trainer.loop.report import LATEST, Column, Progress
+from trainer.losses.identity import Identity
 from trainer.losses.lpips import LpipsAlex, enlarge
 from trainer.networks.mapping import check_depth, set_mapping
 
@@ -48,6 +49,7 @@ class JointTraining:
         data: Pictures to learn from, by task.
         held_out: Pictures to measure on, by task.
         lpips: Measures distances, and computes the discriminator's feature maps.
+        identity: Compares faces, if the settings give that a weight.
         team: Shares the work.
         progress: Where to show what is going on.
     """
@@ -59,10 +61,12 @@ class JointTraining:
         held_out: dict[str, TrainingSet],
         lpips: LpipsAlex,
         *,
+        identity: Identity | None = None,
         team: Team = ALONE,
         progress: Progress | None = None,
     ) -> None:
         self.run, self._data, self._held_out, self._lpips, self._team = run, data, held_out, lpips, team
+        self._identity = identity
         self._progress = progress or Progress(silent=True)
         self._evaluated_at = -1
 
@@ -74,7 +78,8 @@ class JointTraining:
         if self.run.config.is_adversarial(self.run.images_seen) and not self.run.mapping_set:
             start_mapping(self.run, self._data, self._team)
         self.run.model.train()
-        return train_step(self.run, self._lpips, next_batches(self.run, self._data, self._team), self._team)
+        batches = next_batches(self.run, self._data, self._team)
+        return train_step(self.run, self._lpips, batches, self._team, self._identity)
 
     def evaluate(self, stop_requested: Callable[[], bool]) -> dict[str, float]:
         report: dict[str, float] = {}
@@ -109,6 +114,7 @@ def train(
     validation: Path,
     output: Path,
     lpips: LpipsAlex,
+    identity: Identity | None = None,
     start_from: Sequence[Start] = (),
     team: Team = ALONE,
     progress: Progress | None = None,
@@ -125,8 +131,10 @@ def train(
     progress = progress or Progress(silent=True)
     data, held_out = load_all(config, images, validation, output, team, progress)
     lpips.to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+    if identity is not None:
+        identity.to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = Run.start(config, device=team.device)
-    training = JointTraining(run, data, held_out, lpips, team=team, progress=progress)
+    training = JointTraining(run, data, held_out, lpips, identity=identity, team=team, progress=progress)
     latest = output / LATEST
     if latest.exists():
         training.restore(latest)
