@@ -1,4 +1,6 @@
-"""A film through a model, frame by frame, with OpenCV (`pip install 'psp_rt[cpu,video]'`).
+"""A film through a model, frame by frame, with OpenCV (`pip install 'psp_rt[cpu]' opencv-python-headless`).
+
+For films of people, with their sound, there is `psp-rt video`; this is the loop for a program of your own.
 
     python examples/video_file.py sketch.engine in.mp4 out.mp4
 

@@ -115,7 +115,8 @@ class Translator:
         check_threads(threads)
         if verify:
             verify_in_child(path)
-        self._color, self._turn, self._process = color, threading.Lock(), os.getpid()
+        self.color: Color = color
+        self._turn, self._process = threading.Lock(), os.getpid()
         with EngineFile.open(path, needs_graphs=False) as engine:
             self.manifest: Manifest = engine.manifest
             num_styles, style_dim = self.manifest.num_styles, self.manifest.style_dim
@@ -213,7 +214,7 @@ class Translator:
             return self._run_on_gpu(images, style, truncation, out, stream)
         if stream is not None:
             raise InputError("stream= goes with pictures in GPU memory; omit it for all others")
-        pictures = read_pictures(images, self._input_spec("run"), color=self._color)
+        pictures = read_pictures(images, self._input_spec("run"), color=self.color)
         check_sizes(pictures.sizes, self.manifest)
         seen: list[Codes] = []
         with self._taking_turns() as backend:
@@ -261,7 +262,7 @@ class Translator:
             raise InputError(
                 f"run_faces() is for models of photos, and this one takes {spec.kind}; use run()"
             )
-        if isinstance(photo, np.ndarray) and self._color == "bgr" and photo.ndim == 3:
+        if isinstance(photo, np.ndarray) and self.color == "bgr" and photo.ndim == 3:
             photo = np.ascontiguousarray(photo[:, :, [2, 1, 0, *range(3, photo.shape[2])]])
         result = translate_faces(
             lambda pictures: self.run(pictures, style=style, truncation=truncation),
@@ -277,7 +278,7 @@ class Translator:
 
     def encode(self, images: Any) -> Codes:
         """Return the codes of one picture [L, D], or of a batch or list [N, L, D]."""
-        pictures = read_pictures(images, self._input_spec("encode"), color=self._color)
+        pictures = read_pictures(images, self._input_spec("encode"), color=self.color)
         check_sizes(pictures.sizes, self.manifest)
         with self._taking_turns() as backend:
             codes = self._batches.encode(backend, pictures.pixels)
@@ -306,7 +307,7 @@ class Translator:
         """
         with self._taking_turns() as backend:
             results = self._batches.generate(backend, codes, style, truncation)
-        return to_array(results, self._color, out)
+        return to_array(results, self.color, out)
 
     def sample(self, seed: int | Sequence[int], *, truncation: Truncation | None = None) -> Codes:
         """Return the code [L, D] of a random style, or [N, L, D] for several seeds.
@@ -477,10 +478,10 @@ class Translator:
         self, images: Any, style: StyleMix | None, truncation: Truncation | None, out: Any, stream: Any
     ) -> Any:
         self._input_spec("run")
-        if self._color != "rgb":
+        if self.color != "rgb":
             raise InputError(
                 "pictures in GPU memory are RGB, the input and the result, and this translator was opened "
-                f"with color={self._color!r}, whose order is not swapped there; open it with color='rgb'"
+                f"with color={self.color!r}, whose order is not swapped there; open it with color='rgb'"
             )
         with self._taking_turns() as backend:
             return self._batches.translate_on_gpu(backend, images, style, truncation, out=out, stream=stream)

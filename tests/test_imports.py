@@ -22,6 +22,7 @@ FLOORS = (
     ("backends", "faces"),
     ("batching", "build", "drawings", "input_checks", "verification"),
     ("translator",),
+    ("video",),
     ("__init__", "cli"),
     ("__main__",),
 )

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from benchmarks import readme_tables
-from tests.models import tiny_models
+from tests.models import films, tiny_models
 from trainer.losses.lpips import LpipsAlex
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +40,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     drawing = Image.open(folder / "drawing.png")
     drawing.rotate(5, fillcolor=255).save(folder / "friend.png")
     drawing.resize((400, 200)).save(folder / "wide.png")
+    photo = Image.open(folder / "snapshot.jpg").convert("RGB").resize((320, 320))
+    moves = [np.asarray(photo.rotate(step / 5)) for step in range(40)]
+    films.write(folder / "film.mp4", moves, range(0, 2000, 50))
     (folder / "drawings").mkdir()
     drawing.save(folder / "drawings" / "one.png")
     rng = np.random.default_rng(0)

@@ -14,6 +14,7 @@ from .faces import faces_command
 from .group import Commands
 from .info import describe, diagnose, installed_packages
 from .run import run_command
+from .video import video_command
 
 
 @click.group(cls=Commands)
@@ -59,4 +60,5 @@ def verify(engine: Path, seconds: float, memory: int) -> None:
 
 main.add_command(run_command)
 main.add_command(faces_command)
+main.add_command(video_command)
 main.add_command(build_command)

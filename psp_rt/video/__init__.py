@@ -1,0 +1,14 @@
+"""Films through a model: frames and faces in, a film with its sound and its times out. Needs PyAV.
+
+psp_rt.video.translate(translator, "in.mp4", "out.mp4")
+
+    reader      a film, camera or stream: upright frames with their times, and packets of sound
+    track       which face is which person, from frame to frame; cuts; steadiness
+    stages      find, align, translate and paste the faces of a frame
+    pipeline    all of these at once, in threads with short queues between them
+    writer      a film that plays at any moment
+"""
+
+from .translate import Progress, Report, VideoOptions, translate
+
+__all__ = ["Progress", "Report", "VideoOptions", "translate"]
