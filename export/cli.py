@@ -13,7 +13,6 @@ from export.describe import Description, describe
 from export.engine import Precision, Settings, export_engine
 from export.graphs.trace import Storage
 from export.inspect.report import Inspection, compare_precisions, lines, view_graphs
-from export.recover import recover_to
 from psp_rt import EngineFile, OutputError
 from psp_rt.build import BuildOptions, BuildRequest, prepare
 from psp_rt.cli.build import build_and_report
@@ -334,13 +333,3 @@ def convert_command(source: Path, output: Path) -> None:
         content["conv_clamp"] = config.conv_clamp  # bound on the activations
     trainer_checkpoint.write(output, content)
     click.echo(f"wrote {output}: StyleGAN2 of {config.size} pixels, {config.num_styles} styles")
-
-
-@main.command("recover")
-@click.argument("engine", type=File)
-@click.argument("output", type=File)
-def recover_command(engine: Path, output: Path) -> None:
-    """Write the model of ENGINE to OUTPUT, a checkpoint for python -m trainer and python -m export."""
-    found = recover_to(engine, output)
-    config = found.model.generator.config
-    click.echo(f"wrote {output}: {found.task}, {config.size} pixels, {config.num_styles} styles")

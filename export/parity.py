@@ -4,6 +4,7 @@ The engine runs through the Translator, as users will run it. PyTorch runs the t
 same inputs.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from export.checkpoints.tensors import Model
 from export.errors import ParityError
 from export.graphs.activations import psnr_db
-from psp_rt import Translator
+from psp_rt import InputWarning, Translator
 from psp_rt.engine import InputSpec
 from trainer.networks import Noise, Translation
 
@@ -119,7 +120,9 @@ def measure(engine: Path, expected: Expected) -> dict[str, float]:
     with Translator(engine, device="cpu", backend="onnxruntime", color="rgb") as translator:
         if expected.images is not None:
             images = expected.images if expected.images.shape[3] == 3 else expected.images[..., 0]
-            found = translator.encode(list(images))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", InputWarning)  # drawn inputs are no usual pictures
+                found = translator.encode(list(images))
             figures["codes_relative_error"] = relative_error(found, expected.codes)
         styles = np.stack([translator.sample(seed)[0] for seed in SEEDS])
         figures["styles_relative_error"] = relative_error(styles, expected.styles)

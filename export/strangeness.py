@@ -8,7 +8,6 @@ something else, because an encoder maps most of them to ordinary codes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -77,13 +76,16 @@ def measure_pictures(engine: Path, paths: Sequence[Path], *, from_photos: bool =
     if len(files) < FEWEST:
         raise InputError(f"{len(files)} pictures are too few to say what is usual; expected {FEWEST} or more")
     with Translator(engine, device="cpu", backend="onnxruntime") as translator:
-        made = (_inputs(file, number, translator.manifest, from_photos) for number, file in enumerate(files))
-        codes = np.stack([[translator.encode(form) for form in forms] for forms in made])
-    # [pictures, forms, L, D]: forms of one picture stay in one half.
-    halves = [np.concatenate(list(half)) for half in (codes[::2], codes[1::2])]
+        codes = np.stack(
+            [
+                translator.encode(_input(file, number, translator.manifest, from_photos))
+                for number, file in enumerate(files)
+            ]
+        )
+    halves = codes[::2], codes[1::2]
     distances = np.concatenate([Statistics.of(known).distance(new) for known, new in (halves, halves[::-1])])
     return Usual(
-        codes=Statistics.of(np.concatenate(halves)),
+        codes=Statistics.of(codes),
         limit=float(np.quantile(distances, QUANTILE)),
         median=float(np.median(distances)),
         pictures=len(files),
@@ -100,22 +102,10 @@ def measure(engine: Path, paths: Sequence[Path]) -> tuple[dict[str, bytes], Usua
     return members | {CODES: usual.codes.to_bytes()}, usual
 
 
-def _inputs(
-    file: Path, number: int, manifest: Manifest, from_photos: bool
-) -> list[Path | Image.Image | bytes]:
-    """Return the forms in which users may have this picture.
-
-    A photo that was made smaller with a sharper filter, or stored as a small JPEG, is as usual as the original,
-    but its codes lie twice as far from those of the others.
-    """
-    if manifest.input is None or manifest.input.kind != "rgb":
-        drawn = from_photos and manifest.task == "sketch"
-        return [from_photo(file).picture if drawn else file]
-    photo, width = upright_rgb(file), manifest.input.width
-    if manifest.task == "super-resolution":
-        side = max(1, width // FACTORS[number % len(FACTORS)])
-        return [photo.resize((side, side), Image.Resampling.BICUBIC)] if from_photos else [file]
-    sharp = photo.resize((2 * width, 2 * width), Image.Resampling.LANCZOS)
-    stored = BytesIO()
-    photo.resize((2 * width, 2 * width), Image.Resampling.BICUBIC).save(stored, "JPEG", quality=60)
-    return [file, sharp, stored.getvalue()]
+def _input(file: Path, number: int, manifest: Manifest, from_photos: bool) -> Path | Image.Image:
+    if from_photos and manifest.task == "sketch":
+        return from_photo(file).picture
+    if from_photos and manifest.task == "super-resolution" and manifest.input is not None:
+        side = max(1, manifest.input.width // FACTORS[number % len(FACTORS)])
+        return upright_rgb(file).resize((side, side), Image.Resampling.BICUBIC)
+    return file

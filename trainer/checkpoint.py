@@ -45,7 +45,7 @@ GENERATOR_SOURCE = (
 )
 HINTS = {
     ".pkl": "; convert NVIDIA's stylegan2-ada .pkl first: python -m export convert FILE.pkl FILE.pt",
-    ".engine": "; turn an engine back first: python -m export recover FILE.engine FILE.pt",
+    ".engine": "; turn an engine back first: python models/recover.py FILE.engine FILE.pt",
 }
 
 

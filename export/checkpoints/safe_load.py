@@ -75,7 +75,7 @@ def _check_zip(path: Path) -> None:
     if "manifest.json" in names:
         raise CheckpointError(
             f"{path} is already an engine file; use it with: psp-rt run {path.name} INPUT, or get "
-            f"a checkpoint back with: python -m export recover {path.name} {path.stem}.pt"
+            f"a checkpoint back with: python models/recover.py {path.name} {path.stem}.pt"
         )
     if "constants.pkl" in names:
         raise CheckpointError(f"{path} is a TorchScript program; give the checkpoint that it was made from")

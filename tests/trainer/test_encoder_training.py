@@ -398,7 +398,7 @@ def test_a_dry_run_names_no_file_that_is_given_or_whose_loss_is_left_out(generat
 
 
 def test_the_generator_of_an_engine_is_had_by_another_command():
-    with pytest.raises(PspError, match=r"python -m export recover FILE.engine FILE.pt"):
+    with pytest.raises(PspError, match=r"python models/recover.py FILE.engine FILE.pt"):
         load_generator(ROOT / "models" / "sketch.engine")
 
 

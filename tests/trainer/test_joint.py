@@ -15,7 +15,7 @@ from PIL import Image
 
 from export.checkpoints import load as checkpoints
 from export.engine import export_engine
-from export.recover import recover
+from models.recover import recover
 from psp_rt import InputError, OutputError, PspError, Translator
 from trainer import checkpoint
 from trainer import recipe as tasks

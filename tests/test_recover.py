@@ -5,12 +5,10 @@ import copy
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
 from export.checkpoints import load as checkpoints
-from export.cli import main
 from export.engine import Settings, export_engine
-from export.recover import recover
+from models.recover import main, recover
 from psp_rt import InputError, Translator
 from tests.models import tiny_engine
 from tests.models.tiny_models import GENERATOR, draw, encoder_config
@@ -100,11 +98,10 @@ def test_other_inputs_and_noise_come_back(tmp_path, channels, kind, labels, nois
 
 
 @pytest.mark.slow
-def test_the_command_writes_what_exports_to_the_same_pictures(tmp_path):
+def test_the_command_writes_what_exports_to_the_same_pictures(tmp_path, capsys):
     path = engine_of(drawn_model(), tmp_path, storage="fp16")
-    result = CliRunner().invoke(main, ["recover", str(path), str(tmp_path / "back.pt")])
-    assert result.exit_code == 0, result.output
-    assert "inversion, 32 pixels, 8 styles" in result.output
+    assert main([str(path), str(tmp_path / "back.pt")]) == 0
+    assert "inversion, 32 pixels, 8 styles" in capsys.readouterr().out
     export_engine(checkpoints.load(tmp_path / "back.pt"), tmp_path / "again.engine", Settings(storage="fp16"))
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     with (

@@ -1,4 +1,4 @@
-"""Turn an engine back into a checkpoint that computes the same: ``python -m export recover``.
+"""Turn an engine back into a checkpoint that computes the same: ``python models/recover.py ENGINE OUTPUT``.
 
 For users who only have the engine and want to continue training, or to train encoders for its generator.
 The optimizer is lost, and so are the statistics of batch norms that were folded into a convolution: these
@@ -9,12 +9,17 @@ Both graphs then have the same nodes in the same order, and a random constant is
 even if the exporter renamed or transposed it.
 """
 
+import argparse
 import os
+import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import onnx
@@ -29,7 +34,7 @@ from export.checkpoints.tensors import head_side
 from export.graphs.networks import EncoderGraph, GeneratorGraph, MappingGraph
 from export.graphs.ops import ACTIVATION_GAIN, DEMODULATION_EPSILON
 from export.graphs.trace import trace
-from psp_rt import EngineFile, InputError, Manifest
+from psp_rt import EngineFile, InputError, Manifest, PspError
 from psp_rt.files import check_apart, check_writable
 from trainer import checkpoint
 from trainer.checkpoint import Checkpoint
@@ -257,3 +262,25 @@ def _set_linear(layer: nn.Module, state: State, name: str) -> None:
     gain = ACTIVATION_GAIN if layer.lr_mul != 1 else 1.0  # mapping layers contain their activation's gain
     layer.weight.copy_(state[f"{name}.weight"] / (layer.scale * gain))
     layer.bias.copy_(state[f"{name}.bias"] / (layer.lr_mul * gain))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the checkpoint; return the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("engine", type=Path, help="an engine with an encoder")
+    parser.add_argument("output", type=Path, help="checkpoint for `python -m trainer` and `python -m export`")
+    args = parser.parse_args(arguments)
+    try:
+        found = recover_to(args.engine, args.output)
+    except PspError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    config = found.model.generator.config
+    print(f"wrote {args.output}: {found.task}, {config.size} pixels, {config.num_styles} styles")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
