@@ -64,6 +64,13 @@ def clock(ctx: click.Context, param: click.Parameter, value: str | None) -> floa
 @click.option("--start", callback=clock, metavar="TIME", help="Where to begin: 90, 1:30 or 0:01:30.5.")
 @click.option("--end", callback=clock, metavar="TIME", help="Where to stop.")
 @click.option("--side-by-side", is_flag=True, help="Put the original on the left of the result.")
+@click.option(
+    "--smooth",
+    type=click.FloatRange(0, 10),
+    default=0.0,
+    metavar="SECONDS",
+    help="Average each person's code over time: calmer, but expressions come later. Such as 0.1.",
+)
 @click.option("--no-sound", is_flag=True, help="Leave the sound out.")
 @click.option(
     "--codec",
@@ -92,6 +99,7 @@ def video_command(
     start: float | None,
     end: float | None,
     side_by_side: bool,
+    smooth: float,
     no_sound: bool,
     codec: str | None,
     quality: int | None,
@@ -142,6 +150,7 @@ def video_command(
                 start=start,
                 end=end,
                 side_by_side=side_by_side,
+                smooth=smooth,
                 sound=not no_sound,
                 codec=cast(Any, codec),
                 quality=quality,

@@ -106,6 +106,13 @@ class MeshFinder:
         points, score = self._landmarks(Image.fromarray(pixels), *_square_around(last.landmarks + 0.5))
         return Face(points - 0.5, last.score) if score >= MIN_MESH_SCORE else None
 
+    def glance(self, pixels: Pixels) -> list[Points]:
+        """Return the boxes [4] of faces that one look of the detector sees, rough and unsorted.
+
+        It is much cheaper than `find`, and sees no faces that are small or far from upright.
+        """
+        return [box.corners - 0.5 for box in self._boxes(Image.fromarray(pixels))]
+
     def _find(self, image: Image.Image) -> list[Face]:
         longer = max(image.size)
         boxes = self._boxes(image)

@@ -46,7 +46,8 @@ class TrackedFace:
     """A face of a frame, and whose it is."""
 
     face: Face
-    person: int  # 0 for the first one of a film; the same in all frames of a shot
+    person: int  # 0 for the first one of a film
+    shot: int = 1  # in which nothing is carried over from others
 
 
 class Colors:
@@ -178,3 +179,15 @@ def with_region(
         target = plane[top // scale : top // scale + rows, left // scale : left // scale + columns]
         target[where] = pasted[where]
     return copy
+
+
+def region_of(pixels: Pixels, face: Face) -> tuple[Pixels, Face, tuple[int, int]]:
+    """Return the part of a frame that a face needs, the face in it, and where it lies; all even."""
+    height, width = pixels.shape[:2]
+    margin = face.side * 0.2 + 8
+    low = np.maximum(np.floor(face.quad.min(0) - margin), 0).astype(int) // 2 * 2
+    high = np.minimum(np.ceil(face.quad.max(0) + margin), (width, height)).astype(int)
+    low = np.minimum(low, (width - 2, height - 2))
+    high = np.maximum(high + high % 2, low + 2)
+    region = pixels[low[1] : high[1], low[0] : high[0]]
+    return region, Face(face.landmarks - low, face.score), (int(low[0]), int(low[1]))

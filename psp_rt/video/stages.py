@@ -11,7 +11,7 @@ from PIL import Image
 from ..faces import Face, crop, paste
 from ..images import Pixels
 from ..style import Codes, StyleMix
-from .frames import Colors, FilmFrame, beside, timed_like, with_region
+from .frames import Colors, FilmFrame, beside, region_of, timed_like, with_region
 from .track import Tracker
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ class CutFaces:
     def __call__(self, frame: FilmFrame) -> FilmFrame:
         """Add the aligned crops of a frame."""
         for tracked in frame.faces:
-            pixels, face, _ = around(frame, tracked.face)
+            assert frame.rgb is not None
+            pixels, face, _ = region_of(frame.rgb, tracked.face)
             frame.crops.append(np.asarray(crop(pixels, face, self._size)))
         return frame
 
@@ -87,24 +88,57 @@ class Styles:
         return mixed
 
 
+class SteadyCodes:
+    """The codes of each person as an exponential average over time.
+
+    Args:
+        half_life: Seconds after which a code counts half; 0 leaves codes as they are.
+    """
+
+    def __init__(self, half_life: float) -> None:
+        self._half_life = half_life
+        self._kept: dict[tuple[int, int], tuple[float, Codes]] = {}  # time and code of a person in a shot
+
+    def averaged(self, codes: Codes, keys: list[tuple[int, int]], seconds: float) -> Codes:
+        """Return codes [N, L, D], averaged with those of the same keys in earlier frames."""
+        if not self._half_life:
+            return codes
+        averages = codes.copy()
+        for row, key in enumerate(keys):
+            if key in self._kept:
+                before, code = self._kept[key]
+                kept = 0.5 ** ((seconds - before) / self._half_life)
+                averages[row] = kept * code + (1 - kept) * codes[row]
+        self._kept = {key: (seconds, averages[row]) for row, key in enumerate(keys)}
+        return averages
+
+
 class Translate:
     """Run the model on all crops of a frame as one batch."""
 
-    def __init__(self, translator: Translator, styles: Styles, truncation: Truncation | None) -> None:
-        self._translator, self._styles, self._truncation = translator, styles, truncation
+    def __init__(
+        self,
+        translator: Translator,
+        styles: Styles,
+        truncation: Truncation | None,
+        steady: SteadyCodes,
+    ) -> None:
+        self._translator, self._styles = translator, styles
+        self._truncation, self._steady = truncation, steady
 
     def __call__(self, frame: FilmFrame) -> FilmFrame:
         """Add the results of a frame."""
         if not frame.crops:
             return frame
         pictures = [Image.fromarray(pixels) for pixels in frame.crops]
-        persons = [tracked.person for tracked in frame.faces] or [0]
-        codes = self._styles.mixed(self._translator.encode(pictures), persons)
+        keys = [(tracked.shot, tracked.person) for tracked in frame.faces] or [(0, 0)]
+        codes = self._steady.averaged(self._translator.encode(pictures), keys, frame.seconds)
+        codes = self._styles.mixed(codes, [person for _, person in keys])
         frame.results = self._rgb(self._translator.generate(codes, truncation=self._truncation))
         return frame
 
     def _rgb(self, pixels: Pixels) -> Pixels:
-        return pixels if self._translator.color == "rgb" else pixels[..., ::-1]
+        return pixels if self._translator.color == "rgb" else np.ascontiguousarray(pixels[..., ::-1])
 
 
 class PasteFaces:
@@ -129,7 +163,7 @@ class PasteFaces:
 
     def _pasted(self, frame: FilmFrame, face: Face, result: Pixels) -> av.VideoFrame:
         assert frame.rgb is not None
-        before, moved, (left, top) = around(frame, face)
+        before, moved, (left, top) = region_of(frame.rgb, face)
         after = np.asarray(paste(before, moved, result))
         picture = with_region(frame.picture, before, after, left, top, self._colors)
         # The next face of this frame may overlap.
@@ -153,19 +187,6 @@ class ReplaceFrame:
         frame.picture = timed_like(self._colors.from_rgb(even), frame.picture)
         frame.crops, frame.results = [], None
         return frame
-
-
-def around(frame: FilmFrame, face: Face) -> tuple[Pixels, Face, tuple[int, int]]:
-    """Return the part of a frame that a face needs, the face in it, and where it lies; all even."""
-    assert frame.rgb is not None
-    height, width = frame.rgb.shape[:2]
-    margin = face.side * 0.2 + 8
-    low = np.maximum(np.floor(face.quad.min(0) - margin), 0).astype(int) // 2 * 2
-    high = np.minimum(np.ceil(face.quad.max(0) + margin), (width, height)).astype(int)
-    low = np.minimum(low, (width - 2, height - 2))
-    high = np.maximum(high + high % 2, low + 2)
-    pixels = frame.rgb[low[1] : high[1], low[0] : high[0]]
-    return pixels, Face(face.landmarks - low, face.score), (int(low[0]), int(low[1]))
 
 
 def _same_height(left: Pixels, right: Pixels) -> list[Pixels]:

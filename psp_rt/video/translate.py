@@ -20,7 +20,7 @@ from ..style import StyleMix
 from .frames import FilmFrame
 from .pipeline import Pipeline, StageTimes
 from .reader import Film, Source
-from .stages import CutFaces, FindFaces, PasteFaces, ReplaceFrame, Styles, Translate, WholeFrame
+from .stages import CutFaces, FindFaces, PasteFaces, ReplaceFrame, SteadyCodes, Styles, Translate, WholeFrame
 from .track import Tracker
 from .writer import Codec, FilmWriter, check_target, codec_for
 
@@ -45,6 +45,9 @@ class VideoOptions:
         start: Seconds to leave out at the beginning.
         end: Seconds at which to stop.
         side_by_side: Put the original on the left of the result.
+        steady: Smooth the places of faces over time.
+        smooth: Seconds after which a code counts half in an exponential average of each person's codes:
+            calmer faces, whose expressions come later. 0 is no average.
         sound: Copy the sound.
         codec: "h264", "h265", "vp9" or "av1"; None is what the file's ending suggests.
         quality: Constant rate factor of the codec; lower is better and larger.
@@ -56,6 +59,8 @@ class VideoOptions:
     start: float | None = None
     end: float | None = None
     side_by_side: bool = False
+    steady: bool = True
+    smooth: float = 0.0
     sound: bool = True
     codec: Codec | None = None
     quality: int | None = None
@@ -151,7 +156,9 @@ def translate(
 
     with Film(source, start=options.start, end=options.end, sound=options.sound, stop=stop) as film:
         on_start(film.notes())
-        tracker = None if faces == "off" else Tracker(finder or MeshFinder(), select=faces)
+        tracker = (
+            None if faces == "off" else Tracker(finder or MeshFinder(), select=faces, steady=options.steady)
+        )
         pipeline = Pipeline(film.frames(), _stages(translator, film, options, tracker))
         writer: FilmWriter | None = None
         with_faces, writing = 0, StageTimes("write")
@@ -191,7 +198,7 @@ def translate(
         return Report(
             frames=writer.frames,
             with_faces=with_faces,
-            persons=0,
+            persons=0 if tracker is None else tracker.persons,
             seconds=time.perf_counter() - began,
             stopped=stop.is_set(),
             notes=film.faults(),
@@ -219,7 +226,9 @@ def _stages(
     """Return what is done to each frame, in its order."""
     spec = translator.manifest.input
     assert spec is not None
-    translating = Translate(translator, Styles(translator, options.styles), options.truncation)
+    translating = Translate(
+        translator, Styles(translator, options.styles), options.truncation, SteadyCodes(options.smooth)
+    )
     beside = options.side_by_side
     if tracker is None:
         return [

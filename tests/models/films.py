@@ -107,6 +107,25 @@ class DiscFinder:
         return sorted(found, key=lambda face: -face.side)
 
 
+class FollowingDiscFinder(DiscFinder):
+    """Follows discs as the mesh follows faces: it jumps onto whatever is largest where it looks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.glances = self.tracks = 0
+
+    def glance(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """Return the boxes of all discs."""
+        self.glances += 1
+        return [face.box for face in DiscFinder().find(pixels)]
+
+    def track(self, pixels: np.ndarray, last: Face) -> Face | None:
+        """Return the largest disc of a region."""
+        self.tracks += 1
+        found = DiscFinder().find(pixels)
+        return found[0] if found else None
+
+
 def read(path: Path | str) -> tuple[list[Fraction], list[np.ndarray]]:
     """Return the times and the RGB pictures of a film."""
     times, pictures = [], []
