@@ -101,9 +101,10 @@ class DiscFinder:
         for channel in (0, 2):
             others = np.delete(pixels, channel, axis=2).max(axis=2)
             seen = pixels[..., channel].astype(int) - others > 80
-            if seen.sum() > 60:
-                rows, columns = np.nonzero(seen)
-                found.append(face_at(columns.mean(), rows.mean(), 2 * np.sqrt(seen.sum() / np.pi) * 1.2))
+            rows, columns = np.nonzero(seen)
+            across = float(np.ptp(rows)) + 1 if len(rows) else 0.0
+            if len(rows) > 60 and len(rows) > 0.4 * across**2:  # half of a disc is no face
+                found.append(face_at(columns.mean(), rows.mean(), 1.2 * across))
         return sorted(found, key=lambda face: -face.side)
 
 
