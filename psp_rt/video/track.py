@@ -37,6 +37,7 @@ LOOK_SIDE = 24  # pixels
 LOOKS_LIKE = 0.115
 LOOKS_WEIGH = 5.0  # sides of distance for a difference of 1
 MOVE_KEPT = 0.5  # of the speed, from frame to frame
+JUMP = 0.4  # of a side, from its expected place: the mesh sees somebody else
 REGION = 1.2  # half the side of what the mesh is given, as a multiple of the face's box
 
 
@@ -234,7 +235,9 @@ def _track_in_region(finder: TrackingFinder, pixels: Pixels, face: Face) -> Face
         return None
     region = np.ascontiguousarray(pixels[low[1] : high[1], low[0] : high[0]])
     found = finder.track(region, Face(face.landmarks - low, face.score))
-    return None if found is None else Face(found.landmarks + low, found.score)
+    if found is None or np.hypot(*(found.quad.mean(0) + low - face.quad.mean(0))) > JUMP * face.side:
+        return None
+    return Face(found.landmarks + low, found.score)
 
 
 def _without_twins(people: list[_Person], found: list[Face | None], pixels: Pixels) -> None:
