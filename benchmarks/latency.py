@@ -25,15 +25,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import session
 from benchmarks.contenders.all import ENTRIES
-from benchmarks.measure import models
 from benchmarks.measure.limits import Footprint
-from benchmarks.measure.models import Architecture
 from benchmarks.measure.timing import Progress
-from benchmarks.measure.workload import Workload, drawn_workload, given_workload
 from benchmarks.report import compare, page, provenance
 from benchmarks.report.result import ModelResult, Results, write
 from benchmarks.report.tables import all_tables
 from benchmarks.session import Settings
+from benchmarks.workloads import models
+from benchmarks.workloads.models import Architecture
+from benchmarks.workloads.workload import Workload, drawn_workload, given_workload
 from psp_rt import PspError
 from psp_rt.cli.group import INTERRUPTED
 from psp_rt.files import check_writable, write_atomically

@@ -12,8 +12,8 @@ from benchmarks.contenders.contender import Contender, Entry, Unavailable
 from benchmarks.measure import fresh, stages, timing
 from benchmarks.measure.limits import Ceilings, Device, Footprint, graph_work
 from benchmarks.measure.timing import Call
-from benchmarks.measure.workload import Workload
 from benchmarks.report.result import ContenderResult, ModelResult
+from benchmarks.workloads.workload import Workload
 from psp_rt import EngineFile
 
 DEMONSTRATION = ROOT / "models" / "sketch.engine"

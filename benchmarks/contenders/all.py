@@ -16,7 +16,7 @@ from benchmarks.contenders.pytorch import open_pytorch
 from benchmarks.contenders.translator import BareRequests, BareSessions, OpenVino, PspRt
 
 if TYPE_CHECKING:
-    from benchmarks.measure.workload import Workload
+    from benchmarks.workloads.workload import Workload
 
 GPU = "cuda:0"
 

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from psp_rt.engine import InputSpec
-from psp_rt.images import Pixels, to_input
+from psp_rt.images import Pixels
 from psp_rt.style import Codes
 
 if TYPE_CHECKING:
-    from benchmarks.measure.workload import Workload
+    from benchmarks.workloads.workload import Workload
 
 LEAST_PSNR_DB = 40.0
 MOST_LEVELS = {"fp32": 1.0}  # rounding may go either way; lower precisions only have the PSNR bar
@@ -81,13 +80,3 @@ class Agreement:
         if not self.max_levels <= most:
             return f"its pictures differ by up to {self.max_levels:g} levels, expected at most {most:g}"
         return ""
-
-
-def read(pictures: Sequence[Path], spec: InputSpec) -> Pixels:
-    """Decode and resize pictures, which is the same for all contenders."""
-    return np.stack([to_input(picture, spec) for picture in pictures])
-
-
-def latent(seed: int, size: int) -> Codes:
-    """Return z [1, size] of a seed, as psp_rt draws it."""
-    return np.random.default_rng(seed).standard_normal((1, size), dtype=np.float32)

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.contenders.contender import Unavailable, latent, read
-from benchmarks.measure.models import in_original_form
+from benchmarks.contenders.contender import Unavailable
+from benchmarks.workloads.inputs import latent, read
+from benchmarks.workloads.models import in_original_form
 from export.checkpoints.tensors import Model
 from export.parity import network_input
 from psp_rt.engine import InputSpec
@@ -27,7 +28,7 @@ from psp_rt.style import Codes
 from trainer.networks import Noise, Translation
 
 if TYPE_CHECKING:
-    from benchmarks.measure.workload import Workload
+    from benchmarks.workloads.workload import Workload
 
 INSTALL = "pip install torch --index-url https://download.pytorch.org/whl/cu126 (see pytorch.org)"
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.contenders.contender import Unavailable, latent, read
+from benchmarks.contenders.contender import Unavailable
+from benchmarks.workloads.inputs import latent, read
 from psp_rt import EngineFile, InputSpec, PspError, StyleMix, Translator
 from psp_rt.engine import GRAPHS
 from psp_rt.hardware import openvino_core, probe_openvino
@@ -17,7 +18,7 @@ from psp_rt.images import Pixels
 from psp_rt.style import Codes
 
 if TYPE_CHECKING:
-    from benchmarks.measure.workload import Workload
+    from benchmarks.workloads.workload import Workload
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # OpenVINO's names
 

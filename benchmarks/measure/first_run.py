@@ -67,8 +67,8 @@ def _open_psp_rt(asked: dict[str, Any]) -> Opened:
 
 def _open_pytorch(asked: dict[str, Any]) -> Opened:
     from benchmarks.contenders.all import ENTRIES
-    from benchmarks.measure.models import named
-    from benchmarks.measure.workload import drawn_workload, given_workload
+    from benchmarks.workloads.models import named
+    from benchmarks.workloads.workload import drawn_workload, given_workload
 
     (entry,) = (entry for entry in ENTRIES if entry.name == asked["contender"])
     on_gpu, times = entry.device != "cpu", {}

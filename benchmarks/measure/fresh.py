@@ -17,7 +17,7 @@ from benchmarks.contenders.contender import Entry
 from benchmarks.measure.timing import ContenderRun, FreshRun
 
 if TYPE_CHECKING:
-    from benchmarks.measure.workload import Workload
+    from benchmarks.workloads.workload import Workload
 
 FIRST_RUN = "benchmarks.measure.first_run"
 

@@ -16,8 +16,8 @@ from typing import Literal
 import onnx
 import torch
 
-from benchmarks.measure.models import Architecture
 from benchmarks.measure.timing import Call, Timing, event_ms, wall_ms
+from benchmarks.workloads.models import Architecture
 from export.inspect.layers import count_macs, known_shapes
 from psp_rt.engine import GRAPHS, EngineFile
 

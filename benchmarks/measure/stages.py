@@ -31,11 +31,12 @@ from threading import Barrier
 
 import numpy as np
 
-from benchmarks.contenders.contender import Agreement, Contender, read
+from benchmarks.contenders.contender import Agreement, Contender
 from benchmarks.contenders.pytorch import PyTorchOnGpu
 from benchmarks.contenders.translator import PspRt
 from benchmarks.measure.timing import READER, RUNS_EACH, Call, Timing, clones_stage, event_ms, wall_ms
-from benchmarks.measure.workload import SEEDS, Workload
+from benchmarks.workloads.inputs import read
+from benchmarks.workloads.workload import SEEDS, Workload
 from export.graphs.activations import psnr_db
 from psp_rt.images import Pixels
 from psp_rt.style import Codes

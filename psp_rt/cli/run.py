@@ -247,10 +247,7 @@ def _write(
     for number, target in enumerate(job.targets):
         of_style = [of_face[number] for of_face in by_face]
         if preparation.paste:
-            whole = faces.upright_rgb(source)
-            for face, result in zip(found, of_style, strict=True):
-                whole = faces.paste(whole, face, result)
-            named = [(whole, target)]
+            named = [(faces.paste_all(faces.upright_rgb(source), found, of_style), target)]
         else:
             named = [
                 (

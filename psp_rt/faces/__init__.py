@@ -7,7 +7,7 @@ for face in psp_rt.faces.find("group.jpg"):
 from .align import crop, is_aligned
 from .detect import Finder, MeshFinder
 from .face import Face, largest
-from .paste import paste
+from .paste import paste, paste_all
 from .photo import AlignedFace, PhotoResult, Selection, align_faces, find, translate_faces, upright_rgb
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "is_aligned",
     "largest",
     "paste",
+    "paste_all",
     "translate_faces",
     "upright_rgb",
 ]

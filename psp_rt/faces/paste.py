@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
@@ -53,6 +55,19 @@ def paste(
     changed = picture.copy()
     changed.paste(Image.composite(layer, region, mask), (int(left), int(top)))
     return changed
+
+
+def paste_all(
+    image: Image.Image,
+    faces: Sequence[Face],
+    results: Sequence[Image.Image],
+    *,
+    match_color: bool = False,
+) -> Image.Image:
+    """Return a picture with several faces replaced: the largest, which is the nearest, on top."""
+    for face, result in sorted(zip(faces, results, strict=True), key=lambda pair: pair[0].side):
+        image = paste(image, face, result, match_color=match_color)
+    return image
 
 
 def face_mask(face: Face, size: tuple[int, int], offset: Points, feather: float) -> Image.Image:

@@ -19,7 +19,7 @@ from ..images.decode import is_source
 from .align import crop, is_aligned
 from .detect import Finder, default_finder
 from .face import Face
-from .paste import paste as paste_face
+from .paste import paste_all
 
 Selection = Literal["largest", "all"]
 Pictures = list[Image.Image]
@@ -110,10 +110,8 @@ def translate_faces(
     results = tuple(pictures if isinstance(pictures, list) else [pictures] for pictures in found)
     pasted = []
     for style in range(len(results[0]) if paste else 0):
-        picture = upright
-        for face, pictures in zip(aligned, results, strict=True):
-            picture = paste_face(picture, face.face, pictures[style], match_color=match_color)
-        pasted.append(picture)
+        of_style = [pictures[style] for pictures in results]
+        pasted.append(paste_all(upright, [face.face for face in aligned], of_style, match_color=match_color))
     return PhotoResult(photo=upright, faces=aligned, results=results, pasted=pasted, report=report)
 
 

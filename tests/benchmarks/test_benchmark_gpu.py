@@ -12,7 +12,8 @@ from benchmarks import latency, session
 from benchmarks.contenders.all import ENTRIES
 from benchmarks.contenders.pytorch import PyTorchOnGpu, open_pytorch
 from benchmarks.contenders.translator import BareSessions
-from benchmarks.measure import fresh, models, stages, workload
+from benchmarks.measure import fresh, stages
+from benchmarks.workloads import models, workload
 from psp_rt import EngineFile
 from psp_rt.engine.plans import records
 from psp_rt.hardware.probe import Driver
@@ -37,7 +38,7 @@ def test_every_contender_on_a_gpu_says_that_there_is_none_here(
 ):
     for where in (
         "psp_rt.hardware.choose",
-        "benchmarks.measure.workload",
+        "benchmarks.workloads.workload",
         "benchmarks.contenders.pytorch",
     ):
         monkeypatch.setattr(f"{where}.probe_driver", lambda: Driver(problem="no NVIDIA driver found"))

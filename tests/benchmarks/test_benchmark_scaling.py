@@ -12,9 +12,10 @@ from benchmarks import latency, session
 from benchmarks.contenders.all import ENTRIES
 from benchmarks.contenders.contender import Entry
 from benchmarks.contenders.translator import PspRt
-from benchmarks.measure import fresh, limits, models, stages, timing, workload
+from benchmarks.measure import fresh, limits, stages, timing
 from benchmarks.measure.timing import ContenderRun, Timing
 from benchmarks.report import statistics
+from benchmarks.workloads import models, workload
 
 QUICK = ["--quick", "--threads", "1", "--contenders", "psp_rt-cpu"]
 Command = Callable[..., tuple[int, dict]]

@@ -18,11 +18,12 @@ from benchmarks import latency, session
 from benchmarks.contenders.all import ENTRIES
 from benchmarks.contenders.contender import Entry
 from benchmarks.contenders.translator import BareSessions
-from benchmarks.measure import fresh, limits, models, stages, timing, workload
+from benchmarks.measure import fresh, limits, stages, timing
 from benchmarks.measure.limits import PRECISIONS, PRODUCTS, Ceilings, Peak
-from benchmarks.measure.models import in_original_form
 from benchmarks.measure.timing import Call, Timing
 from benchmarks.report import paper
+from benchmarks.workloads import models, workload
+from benchmarks.workloads.models import in_original_form
 from export.engine import export_engine
 from export.graphs.networks import GeneratorGraph
 from export.inspect.layers import count_macs

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from benchmarks import ROOT
-from benchmarks.contenders.contender import read
-from benchmarks.measure.models import Architecture, draw
+from benchmarks.workloads.inputs import read
+from benchmarks.workloads.models import Architecture, draw
 from export.checkpoints.load import load
 from export.checkpoints.tensors import Model
 from export.engine import Settings, export_engine
@@ -30,7 +30,7 @@ SOURCES = (
     "export",
     "trainer/networks",
     "psp_rt/engine/manifest.py",
-    "benchmarks/measure/models.py",
+    "benchmarks/workloads/models.py",
 )  # an engine is made again if one of these changes
 
 

@@ -1,0 +1,1 @@
+"""What the contenders run: models, and the pictures that go through them."""
