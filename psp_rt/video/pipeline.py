@@ -17,7 +17,8 @@ Item = TypeVar("Item")
 
 WAITING = 4  # items that may wait between two stages
 CHECK_SECONDS = 0.2  # how often a waiting thread looks whether it should end
-ABANDON_SECONDS = 5.0  # a source that does not end by then (a dead camera) is left to end with the process
+STOP_SECONDS = 1.0  # that a source has to end when it is told to stop
+ABANDON_SECONDS = 1.0  # a source that does not end by then (a dead camera) is left to end with the process
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Pipeline(Generic[Item]):
         source: Its items are taken in a thread of their own.
         stages: Names and functions; each gets the item of the one before.
         waiting: How many items may wait between two stages.
+        stop: When it is set, the source has a moment to end; then its next item is waited for no more.
     """
 
     def __init__(
@@ -55,10 +57,12 @@ class Pipeline(Generic[Item]):
         *,
         source_name: str = "read",
         waiting: int = WAITING,
+        stop: threading.Event | None = None,
     ) -> None:
         self._source, self._stages = source, stages
         self._queues: list[queue.Queue[Any]] = [queue.Queue(waiting) for _ in range(len(stages) + 1)]
-        self._ending = threading.Event()
+        self._ending, self._stop = threading.Event(), stop or threading.Event()
+        self.abandoned = False  # whether a thread still waits for the source, which may not be closed then
         self.times = [StageTimes(source_name), *(StageTimes(name) for name, _ in stages)]
 
     def __iter__(self) -> Iterator[Item]:
@@ -81,8 +85,10 @@ class Pipeline(Generic[Item]):
         finally:
             self._ending.set()
             deadline = time.monotonic() + ABANDON_SECONDS
-            for thread in threads:
-                thread.join(max(0.0, deadline - time.monotonic()))
+            for thread in threads[1:]:
+                thread.join()
+            threads[0].join(max(0.0, deadline - time.monotonic()))
+            self.abandoned = threads[0].is_alive()
 
     def _feed(self) -> None:
         times, target = self.times[0], self._queues[0]
@@ -124,11 +130,14 @@ class Pipeline(Generic[Item]):
                 return
 
     def _get(self, source: queue.Queue[Any]) -> Any:
+        patience = STOP_SECONDS
         while not self._ending.is_set():
             try:
                 return source.get(timeout=CHECK_SECONDS)
             except queue.Empty:
-                continue
+                patience -= CHECK_SECONDS * self._stop.is_set()
+                if source is self._queues[0] and patience <= 0:
+                    break
         return _END
 
     def _put(self, target: queue.Queue[Any], item: Any) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import av
-from av.error import FFmpegError, InvalidDataError
+from av.error import ExitError, FFmpegError, InvalidDataError
 
 from ..errors import InputError
 from .frames import HDR_CURVES, Colors, FilmFrame, upright
@@ -20,7 +21,7 @@ Source = str | os.PathLike[str]
 OPEN_SECONDS, READ_SECONDS = 20.0, 20.0  # until a stream that gives nothing is an error
 MAX_SIDE = 16384
 CUT_OFF = 0.5  # seconds that may be missing at the end without a word
-FINEST = 1_000_000  # units of a second in which times are kept
+_abandoned: list[Any] = []  # sources that a thread still waits for
 
 
 class Film:
@@ -53,7 +54,8 @@ class Film:
             self.sound = list(self._container.streams.audio) if sound else []
             # Streams whose format is unknown cannot be copied; FFmpeg calls them "none".
             self.sound = [stream for stream in self.sound if stream.codec_context is not None]
-            self._video.thread_type = "AUTO"
+            # A decoder with a thread for each frame loses good frames beside a damaged one.
+            self._video.thread_type = "SLICE"
             self.time_base = self._video.time_base or Fraction(1, 90000)
             self.rate = self._video.average_rate or self._video.guessed_rate or Fraction(25)
             begin = self._container.start_time or 0
@@ -129,7 +131,8 @@ class Film:
         elif not self._stop.is_set() and (missing := self._missing()) > CUT_OFF:
             lines.append(f"{self.name} is cut off: {missing:.1f} s are missing at its end")
         if self.damaged:
-            lines.append(f"{self.name}: {self.damaged} damaged packets were left out")
+            packets = "1 damaged packet was" if self.damaged == 1 else f"{self.damaged} damaged packets were"
+            lines.append(f"{self.name}: {packets} left out or patched up")
         return lines
 
     def frames(self) -> Iterator[FilmFrame]:
@@ -145,6 +148,11 @@ class Film:
     def close(self) -> None:
         """Release the file or device."""
         self._container.close()
+
+    def abandon(self) -> None:
+        """Leave the source open for the thread that waits for it, and will until the process ends."""
+        _abandoned.append(self._container)
+        self.close = lambda: None  # type: ignore[method-assign]
 
     def __enter__(self) -> Film:
         return self
@@ -165,12 +173,13 @@ class Film:
 
     def _missing(self) -> float:
         """Return the seconds of pictures that the file promises and does not have."""
-        promised = self._video.duration
-        if promised is None or self._end is not None:
+        if self._end is not None or self.duration is None:
             return 0.0
-        begin = self._video.start_time or 0
-        last = (begin + promised) * self.time_base - self.origin
-        return float(last) - self._last_seconds - float(1 / self.rate)
+        last = self.duration
+        if self._video.duration is not None:
+            begin = self._video.start_time or 0
+            last = float((begin + self._video.duration) * self.time_base - self.origin)
+        return last - self._last_seconds - float(1 / self.rate)
 
     def _read(self) -> Iterator[FilmFrame]:
         """Decode, turn upright, and give each frame its number, its time and the sound before it."""
@@ -218,6 +227,7 @@ class Film:
                 return
             except (FFmpegError, OSError) as error:
                 self.broken = _reason(error)
+                yield from self._flushed()
                 return
             if packet.stream.index != self._video.index:
                 if packet.dts is not None and self._wanted(packet.pts, packet.time_base):
@@ -225,6 +235,7 @@ class Film:
                 continue
             try:
                 frames = self._video.decode(packet)
+                self.damaged += packet.is_corrupt
             except InvalidDataError:
                 self.damaged += 1
                 continue
@@ -232,11 +243,19 @@ class Film:
                 self.broken = _reason(error)
                 return
             for frame in frames:
+                self.damaged += frame.is_corrupt and not packet.is_corrupt
                 seconds = None if frame.pts is None else frame.pts * self.time_base
                 if self._end is not None and seconds is not None and seconds >= self._end:
                     return
                 if self._wanted(frame.pts, self.time_base):
                     yield frame
+
+    def _flushed(self) -> Iterator[av.VideoFrame]:
+        """Yield the frames that the decoder still has."""
+        with suppress(FFmpegError):
+            yield from (
+                frame for frame in self._video.decode(None) if self._wanted(frame.pts, self.time_base)
+            )
 
     def _wanted(self, pts: int | None, time_base: Fraction) -> bool:
         """Return whether a time lies between --start and --end."""
@@ -280,4 +299,6 @@ def _reason(error: BaseException) -> str:
     """Return FFmpeg's reason without its numbers and file names."""
     if isinstance(error, InvalidDataError):
         return "it is damaged, cut off, or in no format that FFmpeg knows"
+    if isinstance(error, ExitError):
+        return f"nothing came for {READ_SECONDS:g} s"
     return getattr(error, "strerror", None) or str(error)

@@ -159,7 +159,7 @@ def translate(
         tracker = (
             None if faces == "off" else Tracker(finder or MeshFinder(), select=faces, steady=options.steady)
         )
-        pipeline = Pipeline(film.frames(), _stages(translator, film, options, tracker))
+        pipeline = Pipeline(film.frames(), _stages(translator, film, options, tracker), stop=stop)
         writer: FilmWriter | None = None
         with_faces, writing = 0, StageTimes("write")
         frames = iter(pipeline)
@@ -192,6 +192,8 @@ def translate(
             raise
         finally:
             frames.close()  # type: ignore[attr-defined]  # a generator
+            if pipeline.abandoned:
+                film.abandon()
         if writer is None:
             raise InputError(f"{film.name} ended before its first frame")
         writer.close()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import av
+from av.bitstream import BitStreamFilterContext
 from av.error import FFmpegError
 
 from ..errors import OutputError
@@ -103,6 +104,7 @@ class FilmWriter:
             raise OutputError(f"{path} cannot be written: {_reason(error)}") from error
         self._container.metadata.update(metadata or {})
 
+        os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder would write about itself to standard error
         crf = QUALITY[codec] if quality is None else quality
         stream: Any = self._container.add_stream(
             ENCODERS[codec], rate=rate, options={**OPTIONS[codec], "crf": str(crf)}
@@ -118,6 +120,12 @@ class FilmWriter:
             context.sample_aspect_ratio = pixel_shape
         self._video = stream
         self._sound = {source.index: self._copied(source) for source in sound}
+        # Sound of broadcasts and streams has headers of its own, which files do not want.
+        self._unpack = {
+            source.index: BitStreamFilterContext("aac_adtstoasc", source)
+            for source in sound
+            if source.codec_context.name == "aac" and not source.codec_context.extradata
+        }
         try:
             self._container.start_encoding()
         except (FFmpegError, OSError, ValueError) as error:
@@ -133,8 +141,8 @@ class FilmWriter:
         Raises:
             OutputError: The disk is full, or fails.
         """
+        self.write_sound(sound)
         try:
-            self.write_sound(sound)
             self._container.mux(self._video.encode(picture))
         except (FFmpegError, OSError) as error:
             raise self._failure(error) from error
@@ -142,9 +150,15 @@ class FilmWriter:
 
     def write_sound(self, packets: Sequence[av.Packet[Any]]) -> None:
         """Copy packets of sound."""
-        for packet in packets:
-            packet.stream = self._sound[packet.stream.index]
-            self._container.mux(packet)
+        try:
+            for packet in packets:
+                number = packet.stream.index
+                unpack = self._unpack.get(number)
+                for plain in [packet] if unpack is None else unpack.filter(packet):
+                    plain.stream = self._sound[number]
+                    self._container.mux(plain)
+        except (FFmpegError, OSError) as error:
+            raise self._failure(error) from error
 
     def close(self) -> None:
         """Encode what is left, and finish the file.
@@ -185,8 +199,8 @@ class FilmWriter:
         if getattr(error, "errno", None) == errno.ENOSPC:
             reason = "the disk is full"
         return OutputError(
-            f"{self.path} cannot be written any further: {reason}; what is written of its {self.frames} "
-            "frames plays, and --resume goes on from there"
+            f"{self.path} cannot be written any further: {reason}; what is on the disk plays, "
+            "and --resume goes on from there"
         )
 
 

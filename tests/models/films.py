@@ -127,16 +127,19 @@ class FollowingDiscFinder(DiscFinder):
         return found[0] if found else None
 
 
-def read(path: Path | str) -> tuple[list[Fraction], list[np.ndarray]]:
-    """Return the times and the RGB pictures of a film."""
+def read(path: Path | str, *, cut_off: bool = False) -> tuple[list[Fraction], list[np.ndarray]]:
+    """Return the times and the RGB pictures of a film, as a player shows it; the last may be damaged."""
     times, pictures = [], []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        for frame in container.decode(stream):
-            assert frame.pts is not None
-            assert stream.time_base is not None
-            times.append(frame.pts * stream.time_base)
-            pictures.append(frame.to_ndarray(format="rgb24"))
+        try:
+            for frame in container.decode(stream):
+                assert frame.pts is not None
+                assert stream.time_base is not None
+                times.append(frame.pts * stream.time_base)
+                pictures.append(frame.to_ndarray(format="rgb24"))
+        except av.error.InvalidDataError:
+            assert cut_off
     return times, pictures
 
 
