@@ -63,6 +63,7 @@ def clock(ctx: click.Context, param: click.Parameter, value: str | None) -> floa
 @style_options
 @click.option("--start", callback=clock, metavar="TIME", help="Where to begin: 90, 1:30 or 0:01:30.5.")
 @click.option("--end", callback=clock, metavar="TIME", help="Where to stop.")
+@click.option("--resume", is_flag=True, help="Go on where OUT ended; with the same options.")
 @click.option("--side-by-side", is_flag=True, help="Put the original on the left of the result.")
 @click.option(
     "--smooth",
@@ -98,6 +99,7 @@ def video_command(
     truncation: Truncation | None,
     start: float | None,
     end: float | None,
+    resume: bool,
     side_by_side: bool,
     smooth: float,
     no_sound: bool,
@@ -149,6 +151,7 @@ def video_command(
                 truncation=truncation,
                 start=start,
                 end=end,
+                resume=resume,
                 side_by_side=side_by_side,
                 smooth=smooth,
                 sound=not no_sound,

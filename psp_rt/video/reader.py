@@ -20,6 +20,7 @@ Source = str | os.PathLike[str]
 
 OPEN_SECONDS, READ_SECONDS = 20.0, 20.0  # until a stream that gives nothing is an error
 MAX_SIDE = 16384
+ROUNDING = Fraction(6, 10000)  # seconds: Matroska counts in milliseconds
 CUT_OFF = 0.5  # seconds that may be missing at the end without a word
 _abandoned: list[Any] = []  # sources that a thread still waits for
 
@@ -31,6 +32,8 @@ class Film:
         source: A file, a camera such as /dev/video0, or an address with "://".
         start: Seconds to leave out at the beginning.
         end: Seconds at which to stop, on the source's clock.
+        resume: Seconds after the first frame for which there are pictures already; sound comes from the
+            beginning.
         sound: Whether to read sound.
         stop: Ends the reading at the next packet when it is set.
 
@@ -44,6 +47,7 @@ class Film:
         *,
         start: float | None = None,
         end: float | None = None,
+        resume: Fraction = Fraction(0),
         sound: bool = True,
         stop: Event | None = None,
     ) -> None:
@@ -60,7 +64,7 @@ class Film:
             self.rate = self._video.average_rate or self._video.guessed_rate or Fraction(25)
             begin = self._container.start_time or 0
             self.origin = Fraction(begin, av.time_base) + Fraction(start or 0.0)
-            self._start, self._stop = start, stop or Event()
+            self._start, self._stop, self._resume = start, stop or Event(), resume
             self._end = None if end is None else Fraction(begin, av.time_base) + Fraction(end)
             self.damaged = 0  # packets that could not be decoded
             self.doubled = 0  # frames that had the time of the one before, and were left out
@@ -208,7 +212,11 @@ class Film:
             if last_pts is not None and pts <= last_pts:
                 self.doubled += 1
                 continue
+            if last_pts is None:
+                self.first_seconds = pts * self.time_base
             last_pts = pts
+            if pts * self.time_base - self.first_seconds < self._resume - ROUNDING:
+                continue
             picture = upright(colors.to_yuv(item, *size), item.rotation)
             picture.pts, picture.time_base, picture.pict_type = pts, self.time_base, 0
             self._last_seconds = float(pts * self.time_base)
@@ -230,7 +238,7 @@ class Film:
                 yield from self._flushed()
                 return
             if packet.stream.index != self._video.index:
-                if packet.dts is not None and self._wanted(packet.pts, packet.time_base):
+                if packet.size and self._wanted(packet.pts, packet.time_base):
                     yield packet
                 continue
             try:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +21,7 @@ from ..style import StyleMix
 from .frames import FilmFrame
 from .pipeline import Pipeline, StageTimes
 from .reader import Film, Source
+from .resume import FirstPart
 from .stages import CutFaces, FindFaces, PasteFaces, ReplaceFrame, SteadyCodes, Styles, Translate, WholeFrame
 from .track import Tracker
 from .writer import Codec, FilmWriter, check_target, codec_for
@@ -44,6 +46,8 @@ class VideoOptions:
         truncation: As for `Translator.run`.
         start: Seconds to leave out at the beginning.
         end: Seconds at which to stop.
+        resume: Go on where the target ended, if it exists; the other options must be the same. People are
+            numbered anew.
         side_by_side: Put the original on the left of the result.
         steady: Smooth the places of faces over time.
         smooth: Seconds after which a code counts half in an exponential average of each person's codes:
@@ -58,6 +62,7 @@ class VideoOptions:
     truncation: Truncation | None = None
     start: float | None = None
     end: float | None = None
+    resume: bool = False
     side_by_side: bool = False
     steady: bool = True
     smooth: float = 0.0
@@ -154,7 +159,15 @@ def translate(
     began = time.perf_counter()
     av.logging.set_level(None)  # FFmpeg would write to standard error; its errors arrive as exceptions
 
-    with Film(source, start=options.start, end=options.end, sound=options.sound, stop=stop) as film:
+    part = FirstPart(target) if options.resume and target.exists() else None
+    with Film(
+        source,
+        start=options.start,
+        end=options.end,
+        resume=part.seconds if part else Fraction(0),
+        sound=options.sound,
+        stop=stop,
+    ) as film:
         on_start(film.notes())
         tracker = (
             None if faces == "off" else Tracker(finder or MeshFinder(), select=faces, steady=options.steady)
@@ -166,7 +179,8 @@ def translate(
         try:
             for frame in frames:
                 start = time.perf_counter()
-                writer = writer or _open_writer(target, film, frame, codec, options)
+                if writer is None:
+                    writer = _open_writer(target, film, frame, codec, options, part)
                 writer.write(frame.picture, frame.sound)
                 with_faces += bool(frame.faces)
                 writing.items, writing.working = (
@@ -195,7 +209,7 @@ def translate(
             if pipeline.abandoned:
                 film.abandon()
         if writer is None:
-            raise InputError(f"{film.name} ended before its first frame")
+            raise InputError(f"{film.name} was stopped before its first frame")
         writer.close()
         return Report(
             frames=writer.frames,
@@ -247,11 +261,17 @@ def _stages(
 
 
 def _open_writer(
-    target: Path, film: Film, first: FilmFrame, codec: Codec, options: VideoOptions
+    target: Path,
+    film: Film,
+    first: FilmFrame,
+    codec: Codec,
+    options: VideoOptions,
+    part: FirstPart | None,
 ) -> FilmWriter:
     """Open the target when the first frame is ready: an error before leaves an older film alone."""
-    return FilmWriter(
-        target,
+    path = target if part is None else part.temporary()
+    writer = FilmWriter(
+        path,
         width=first.picture.width,
         height=first.picture.height,
         time_base=film.time_base,
@@ -263,6 +283,16 @@ def _open_writer(
         pixel_shape=film.pixel_shape,
         metadata=film.metadata,
     )
+    if part is not None:
+        try:
+            writer.begin_with(part, film.first_seconds, first.sound)
+            os.replace(path, target)  # the file that grows keeps its place on the disk
+        except BaseException:
+            writer.abandon()
+            path.unlink(missing_ok=True)
+            raise
+        first.sound, writer.path = [], target
+    return writer
 
 
 def _total(film: Film) -> int | None:

@@ -20,6 +20,7 @@ from av.error import FFmpegError
 
 from ..errors import OutputError
 from .frames import Colors
+from .resume import FirstPart
 
 Codec = Literal["h264", "h265", "vp9", "av1"]
 
@@ -147,6 +148,32 @@ class FilmWriter:
         except (FFmpegError, OSError) as error:
             raise self._failure(error) from error
         self.frames += 1
+
+    def begin_with(self, part: FirstPart, first: Fraction, sound: Sequence[av.Packet[Any]]) -> None:
+        """Begin with the pictures of an earlier film.
+
+        Args:
+            part: That film.
+            first: Seconds at which its first frame is.
+            sound: All that comes before the next frame.
+
+        Raises:
+            OutputError: They are coded in another way.
+        """
+        context = self._video.codec_context
+        part.check_fits(bytes(context.extradata or b""), context.width, context.height)
+        waiting = list(reversed(sound))
+        try:
+            for packet in part.packets(first):
+                seconds = (packet.dts or 0) * packet.time_base
+                while waiting and (waiting[-1].dts or 0) * waiting[-1].time_base <= seconds:
+                    self.write_sound([waiting.pop()])
+                packet.stream = self._video
+                self._container.mux(packet)
+        except (FFmpegError, OSError) as error:
+            raise self._failure(error) from error
+        self.write_sound(waiting[::-1])
+        self.frames = part.frames
 
     def write_sound(self, packets: Sequence[av.Packet[Any]]) -> None:
         """Copy packets of sound."""

@@ -160,4 +160,4 @@ def clicks(path: Path | str) -> list[float]:
 def sound_packets(path: Path | str) -> list[bytes]:
     """Return the packets of a film's sound."""
     with av.open(str(path)) as container:
-        return [bytes(packet) for packet in container.demux(audio=0) if packet.dts is not None]
+        return [bytes(packet) for packet in container.demux(audio=0) if packet.size]

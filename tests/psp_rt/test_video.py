@@ -275,6 +275,53 @@ def test_a_signal_ends_a_playable_film_with_one_line(engine_paths, tmp_path, num
     assert 0 < len(films.read(tmp_path / "out.mp4")[0]) < 3000
 
 
+# Resuming.
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.mp4", "h264"), ("a.mkv", "h264"), ("a.mkv", "vp9"), ("a.mp4", "h265")], ids=str
+)
+def test_a_film_goes_on_where_it_ended(tiny, tmp_path, name, codec):
+    moves = [discs((40 + step % 80, 48, RED)) for step in range(150)]
+    source = films.write(tmp_path / "in.mp4", moves, range(0, 6000, 40))
+    stop = Event()
+
+    def after_seventy(progress):
+        if progress.frames == 70:
+            stop.set()
+
+    options = video.VideoOptions(faces="all", codec=codec, resume=True)  # there is nothing yet: begins anew
+    words = {"finder": DiscFinder()}
+    first = video.translate(
+        tiny, source, tmp_path / name, options, stop=stop, on_progress=after_seventy, **words
+    )
+    assert 70 <= first.frames < 120
+    begun = films.read(tmp_path / name)[1]
+
+    second = video.translate(tiny, source, tmp_path / name, options, **words)
+    times, pictures = films.read(tmp_path / name)
+    assert second.frames == len(times) == 150
+    since_first = [float(value - times[0]) for value in times]
+    np.testing.assert_allclose(since_first, np.arange(150) / 25, atol=0.0011)
+    np.testing.assert_array_equal(pictures[:40], begun[:40])  # kept, not coded again
+    late = np.subtract(films.clicks(tmp_path / name), range(6)) - float(times[0])
+    assert np.abs(late).max() < 0.01
+    assert films.sound_packets(tmp_path / name) == films.sound_packets(source)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({name, "in.mp4"})
+
+
+def test_resuming_with_other_options_is_refused_and_changes_nothing(folder, tiny, tmp_path):
+    options = video.VideoOptions(faces="all", end=0.5)
+    video.translate(tiny, folder / "in.mp4", tmp_path / "a.mp4", options, finder=DiscFinder())
+    before = (tmp_path / "a.mp4").read_bytes()
+    options = video.VideoOptions(faces="all", resume=True, side_by_side=True)
+    with pytest.raises(OutputError) as found:
+        video.translate(tiny, folder / "in.mp4", tmp_path / "a.mp4", options, finder=DiscFinder())
+    assert_says(found, "a.mp4", "other options", "remove it")
+    assert (tmp_path / "a.mp4").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
 # The command.
 
 
