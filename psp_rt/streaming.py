@@ -15,6 +15,10 @@ Frame = TypeVar("Frame")
 Result = TypeVar("Result")
 
 
+class _OfSource(Future[Result]):
+    """The error of the source, after which there are no frames."""
+
+
 def check_frames(frames: object) -> None:
     """Refuse a single picture: a path would be read letter by letter, and an array row by row."""
     single = isinstance(frames, (str, bytes, os.PathLike)) or hasattr(frames, "getbands")
@@ -28,6 +32,7 @@ def in_order(
     *,
     in_flight: int,
     at_once: Callable[[Frame], bool] = lambda frame: False,
+    skip: Callable[[Exception], bool] = lambda error: False,
 ) -> Iterator[Result]:
     """Work on frames in threads, and yield the results in the order of the frames.
 
@@ -39,6 +44,7 @@ def in_order(
         workers: Each is called by one thread at a time.
         in_flight: How many frames may be at work or wait for the consumer.
         at_once: Frames that must be worked on in the consumer's own thread, by the first worker.
+        skip: Errors of frames that have no result instead of ending all; never asked about one of ``frames``.
     """
     pending: deque[Future[Result]] = deque()
     free: SimpleQueue[Callable[[Frame], Result]] = SimpleQueue()
@@ -60,9 +66,9 @@ def in_order(
         for begun in _begun(frames, begin):
             pending.append(begun)
             if len(pending) >= in_flight:  # after starting: waiting first would delay a camera by a frame
-                yield pending.popleft().result()
+                yield from _result(pending.popleft(), skip)
         while pending:
-            yield pending.popleft().result()
+            yield from _result(pending.popleft(), skip)
     finally:
         threads.shutdown(wait=True, cancel_futures=True)
 
@@ -76,22 +82,28 @@ def _begun(frames: Iterable[Frame], begin: Callable[[Frame], Future[Result]]) ->
         except StopIteration:
             return
         except Exception as error:
-            yield _failed(error)
+            ended: _OfSource[Result] = _OfSource()
+            ended.set_exception(error)
+            yield ended
             return
         yield begin(frame)
 
 
-def _done(work: Callable[[Frame], Result], frame: Frame) -> Future[Result]:
+def _result(done: Future[Result], skip: Callable[[Exception], bool]) -> Iterator[Result]:
+    """Yield the result, or nothing where its error is skipped."""
     try:
-        result = work(frame)
+        result = done.result()
     except Exception as error:
-        return _failed(error)
+        if isinstance(done, _OfSource) or not skip(error):
+            raise
+        return
+    yield result
+
+
+def _done(work: Callable[[Frame], Result], frame: Frame) -> Future[Result]:
     done: Future[Result] = Future()
-    done.set_result(result)
+    try:
+        done.set_result(work(frame))
+    except Exception as error:
+        done.set_exception(error)
     return done
-
-
-def _failed(error: Exception) -> Future[Result]:
-    failed: Future[Result] = Future()
-    failed.set_exception(error)
-    return failed

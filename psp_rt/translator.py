@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,7 @@ from .style import Codes, StyleMix, check_seed
 from .truncation import Truncation, strengths
 from .verification import verify as verify_in_child
 
+OnError = Literal["raise", "skip"]
 Source = str | os.PathLike[str] | Image
 
 MAX_STREAM_WORKERS = 4  # for a stream on a GPU; each has activations of its own
@@ -340,6 +341,7 @@ class Translator:
         in_flight: int = 2,
         style: StyleMix | None = None,
         truncation: Truncation | None = None,
+        on_error: OnError = "raise",
     ) -> Iterator[Pixels]: ...
 
     @overload
@@ -350,6 +352,7 @@ class Translator:
         in_flight: int = 2,
         style: None = None,
         truncation: Truncation | None = None,
+        on_error: OnError = "raise",
     ) -> Iterator[Image]: ...
 
     @overload
@@ -360,6 +363,7 @@ class Translator:
         in_flight: int = 2,
         style: StyleMix | None = None,
         truncation: Truncation | None = None,
+        on_error: OnError = "raise",
     ) -> Iterator[Any]: ...
 
     def stream(
@@ -369,6 +373,7 @@ class Translator:
         in_flight: int = 2,
         style: StyleMix | None = None,
         truncation: Truncation | None = None,
+        on_error: OnError = "raise",
     ) -> Iterator[Any]:
         """Yield the result of each frame, in order.
 
@@ -379,11 +384,16 @@ class Translator:
                 with the work on the other, on a clone: right for a file. More only adds delay.
             style: As for :meth:`run`; its seeds are mapped once for the whole stream.
             truncation: As for :meth:`run`.
+            on_error: "raise" raises a frame's error in its place, after the results before it, and ends the
+                stream. "skip" leaves out frames that are no pictures or that the backend fails on, logs
+                why, and goes on. An error of ``frames`` itself is always raised.
 
-        A frame's error is raised in its place, after the results before it.
+        Closing the iterator, or dropping it, waits for the frames at work and releases clones and threads.
         """
         self._input_spec("stream")
         check_frames(frames)
+        if on_error not in ("raise", "skip"):
+            raise InputError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
         if not isinstance(in_flight, int) or in_flight < 1:
             raise InputError(f"in_flight is {in_flight!r}; expected 1 or more")
         if style is not None:
@@ -391,7 +401,7 @@ class Translator:
                 style = style.with_references(self._batches.styles(backend, style, None).reference)
         if truncation is not None:
             strengths(truncation, self.manifest.num_styles)  # one error now instead of one for each frame
-        return self._stream(frames, in_flight, style, truncation)
+        return self._stream(frames, in_flight, style, truncation, on_error)
 
     def clone(self) -> Translator:
         """Return a translator for another thread, on the same weights; closing one leaves the other."""
@@ -492,6 +502,7 @@ class Translator:
         in_flight: int,
         style: StyleMix | None,
         truncation: Truncation | None,
+        on_error: OnError,
     ) -> Iterator[Any]:
         """Work on frames in one thread on the CPU, and in a thread for each frame in flight on a GPU."""
         with ExitStack() as clones:
@@ -507,7 +518,16 @@ class Translator:
                 in_flight=in_flight,
                 # Such a frame is ordered by the stream that is current in its maker's thread, the caller's.
                 at_once=is_device_array,
+                skip=_skipped if on_error == "skip" else lambda error: False,
             )
+
+
+def _skipped(error: Exception) -> bool:
+    """Return whether a stream goes on after a frame's error: not if the next frame would have it too."""
+    if not isinstance(error, (InputError, BackendError)):
+        return False
+    log.warning("a frame is left out: %s", error)
+    return True
 
 
 def _statistics(engine: EngineFile, member: str, *shape: int) -> Statistics | None:

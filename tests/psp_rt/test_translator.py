@@ -12,6 +12,7 @@ from PIL import Image
 
 import psp_rt
 from psp_rt import BackendError, InputError, PspError, StyleMix, Translator
+from tests.messages import assert_says
 from tests.models import tiny_engine
 from tests.models.tiny_engine import HEIGHT, OUT_HEIGHT, OUT_WIDTH, WIDTH, D, L
 
@@ -332,6 +333,31 @@ def test_an_error_of_the_source_comes_after_the_frames_before_it(translator, pic
     assert next(stream).shape == next(stream).shape == OUT
     with pytest.raises(OSError, match="unplugged"):
         next(stream)
+
+
+def test_a_stream_can_skip_frames_that_fail(translator, picture, caplog):
+    frames = [picture, "no.png", picture, np.zeros((2, 2), np.float64), 255 - picture]
+    found = list(translator.stream(frames, on_error="skip"))
+    assert len(found) == 3
+    np.testing.assert_array_equal(found[2], translator.run(255 - picture))
+    assert_says(caplog.text, "no.png", "left out")
+
+
+def test_a_stream_that_skips_still_raises_errors_of_its_source_and_bugs(translator, picture):
+    def camera():
+        yield picture
+        raise InputError("the camera is gone")
+
+    stream = translator.stream(camera(), on_error="skip")
+    next(stream)
+    with pytest.raises(InputError, match="the camera is gone"):
+        next(stream)
+    with pytest.raises(InputError, match="on_error"):
+        translator.stream([picture], on_error="ignore")
+    other = translator.clone()
+    other.close()
+    with pytest.raises(PspError, match="closed"):
+        list(other.stream([picture], on_error="skip"))
 
 
 def test_a_stream_starts_what_is_on_a_gpu_in_the_callers_thread(translator, picture, monkeypatch):
