@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 import logging
 import os
-import sys
 import threading
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -42,25 +39,6 @@ Source = str | os.PathLike[str] | Image
 MAX_STREAM_WORKERS = 4  # for a stream on a GPU; each has activations of its own
 
 log = logging.getLogger("psp_rt")
-_kept_in_children: weakref.WeakSet[Backend] = weakref.WeakSet()
-
-
-def _keep() -> None:
-    """Let this process, just forked off, end without waiting for threads that it has not.
-
-    Its backends are never destroyed. ONNX Runtime also has a handler of its own for the end of the process,
-    which hangs (1.32, glibc): so the process ends before it, as those of multiprocessing do, with its status.
-    """
-    backends = list(_kept_in_children)
-    for backend in backends:
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(backend))
-    libc = ctypes.CDLL(None) if backends and sys.platform == "linux" else None
-    if libc is not None and hasattr(libc, "on_exit"):
-        libc.on_exit(libc._exit, None)  # called with the status, before all handlers from before the fork
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_keep)
 
 
 class Translator:
@@ -117,7 +95,8 @@ class Translator:
         if verify:
             verify_in_child(path)
         self.color: Color = color
-        self._turn, self._process = threading.Lock(), os.getpid()
+        self._process = os.getpid()
+        self._take_own_turns()
         with EngineFile.open(path, needs_graphs=False) as engine:
             self.manifest: Manifest = engine.manifest
             num_styles, style_dim = self.manifest.num_styles, self.manifest.style_dim
@@ -130,7 +109,6 @@ class Translator:
             )
             opened, choice = _open_first(engine, choices, threads)
         self._backend: Backend | None = opened
-        _kept_in_children.add(opened)
         self.device: str = opened.device
         self.backend: str = opened.name
         self.precision: str = opened.precision
@@ -408,10 +386,9 @@ class Translator:
         with self._taking_turns() as backend:
             other = Translator.__new__(Translator)
             other.__dict__ |= self.__dict__
-            other._turn = threading.Lock()
+            other._take_own_turns()
             other._batches = copy.copy(self._batches)
             other._backend = backend.clone()
-            _kept_in_children.add(other._backend)
         return other
 
     def __getstate__(self) -> None:
@@ -445,15 +422,21 @@ class Translator:
     def close(self) -> None:
         """Release the model's memory, after a call in progress has ended. Closing twice is allowed.
 
-        In a process that was forked off, nothing is waited for: its threads are in the other one.
+        Any thread may close, at any moment. A signal handler that interrupts a call in its own thread does
+        not wait for it: that call ends as usual, and then closes. Nor is anything waited for in a process
+        that was forked off, as its threads are in the other one. At the end of the process, what is still
+        open is closed by itself.
         """
         if os.getpid() != self._process:
             self._backend = None
             return
         with self._turn:
-            if self._backend is not None:
-                self._backend.close()
-            self._backend = None
+            if self._busy:
+                self._close_after = True
+                return
+            backend, self._backend = self._backend, None
+            if backend is not None:
+                backend.close()
 
     def __enter__(self) -> Translator:
         return self
@@ -471,11 +454,26 @@ class Translator:
         with self._turn:
             if self._backend is None:
                 raise PspError("this translator is closed; open the engine again")
+            if self._busy:
+                raise PspError(
+                    "a signal handler cannot use the translator whose call it interrupts; use a clone"
+                )
             try:
+                self._busy = True
                 yield self._backend
             except MemoryError as error:
                 advice = "open the engine with a smaller max_batch, or pass fewer pictures at once"
                 raise out_of_memory(error, "this batch", advice) or error from error
+            finally:
+                self._busy = False
+                if self._close_after:
+                    self.close()
+
+    def _take_own_turns(self) -> None:
+        """Begin with no call in progress. A signal handler may close in the thread that has the turn."""
+        self._turn = threading.RLock()
+        self._busy: bool = False
+        self._close_after: bool = False
 
     def _input_spec(self, call: str) -> InputSpec:
         if self.manifest.input is None:

@@ -15,7 +15,7 @@ PACKAGES = ("psp_rt", "export", "trainer", "benchmarks")
 # psp_rt from the ground up. A room may import those of the floors below its own.
 FLOORS = (
     ("errors",),
-    ("files", "paper", "pencil", "style", "streaming"),
+    ("files", "native", "paper", "pencil", "style", "streaming"),
     ("engine", "truncation"),
     ("cuda", "images"),
     ("hardware",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..engine.reader import EngineFile
 from ..hardware.choose import Choice
+from ..native import calling, check_not_ending
 from .backend import Backend
 
 
@@ -20,6 +21,12 @@ def open_backend(engine: EngineFile, choice: Choice, *, threads: int | None = No
         DeviceError: The runtime does not provide the device after all.
         BackendError: TensorRT refuses a plan, or the GPU has too little memory.
     """
+    with calling():
+        check_not_ending()
+        return _open(engine, choice, threads)
+
+
+def _open(engine: EngineFile, choice: Choice, threads: int | None) -> Backend:
     if choice.backend == "openvino":
         from .openvino.backend import OpenVinoBackend
 

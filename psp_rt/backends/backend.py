@@ -60,8 +60,8 @@ class Backend(ABC):
     """Runs the three graphs of an engine on one device.
 
     A subclass implements `run_graph`. TensorRT also overrides `translate`, to run everything as one CUDA
-    graph. One thread at a time may call a backend; a clone shares the weights and can be used by another
-    thread.
+    graph. A subclass is `calling` (`psp_rt.native`) while it is in its runtime, and `owns` what it opens.
+    One thread at a time may call a backend; a clone shares the weights and can be used by another thread.
 
     Attributes:
         name: "onnxruntime", "openvino" or "tensorrt".

@@ -27,6 +27,7 @@ from ..engine.ports import GRAPHS, FoundPort, Port, check_ports, graph_ports
 from ..engine.reader import EngineFile
 from ..errors import BackendError, DeviceError, FormatError, PspError, out_of_memory
 from ..hardware.probe import CUDA_PROVIDER, INSTALL_CUDA, default_threads
+from ..native import calling, check_not_ending, owns
 from .backend import LESS_MEMORY, Backend, GpuRequest
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class OnnxRuntimeBackend(Backend):
     def __init__(self, sessions: dict[str, Any], manifest: Manifest, device: str, description: str) -> None:
         self._sessions, self._manifest = sessions, manifest
         self.device, self.description = device, description
+        owns(self)
 
     @classmethod
     def open(cls, engine: EngineFile, *, device: str, threads: int | None = None) -> OnnxRuntimeBackend:
@@ -79,7 +81,12 @@ class OnnxRuntimeBackend(Backend):
 
     def close(self) -> None:
         """Release the sessions; the last clone ends them."""
-        self._sessions = {}
+        with calling():
+            self._sessions = {}
+
+    def __del__(self) -> None:
+        """Release the sessions of a backend that was dropped without closing it."""
+        self.close()
 
     def bare(self, name: str) -> Any:
         """Return the session of a graph."""
@@ -88,10 +95,12 @@ class OnnxRuntimeBackend(Backend):
     def run_graph(self, name: str, inputs: dict[str, npt.NDArray[Any]]) -> Any:
         """Run a session on a batch."""
         output = graph_ports(self._manifest, name)[1][0]
-        try:
-            (result,) = self._sessions[name].run([output.name], inputs)
-        except Exception as error:  # ONNX Runtime's own error classes have no common base
-            raise self._failure(name, error) from error
+        with calling():
+            check_not_ending()
+            try:
+                (result,) = self._sessions[name].run([output.name], inputs)
+            except Exception as error:  # ONNX Runtime's own error classes have no common base
+                raise self._failure(name, error) from error
         _check_shape(name, result.shape, len(next(iter(inputs.values()))), output)
         return result
 
@@ -143,24 +152,27 @@ class OnnxRuntimeBackend(Backend):
         """
         ports, (output,) = graph_ports(self._manifest, name)
         shapes = {port.name: (rows, *port.shape) for port in ports}
-        try:
-            binding = self._sessions[name].io_binding()
-            for key, value in inputs.items():
-                if isinstance(value, int):
-                    binding.bind_input(key, *self._place(), np.uint8, shapes[key], value)
+        with calling():
+            check_not_ending()
+            try:
+                binding = self._sessions[name].io_binding()
+                for key, value in inputs.items():
+                    if isinstance(value, int):
+                        binding.bind_input(key, *self._place(), np.uint8, shapes[key], value)
+                    else:
+                        binding.bind_cpu_input(key, value)
+                if target is None:
+                    binding.bind_output(output.name, "cpu", 0)
                 else:
-                    binding.bind_cpu_input(key, value)
-            if target is None:
-                binding.bind_output(output.name, "cpu", 0)
-            else:
-                binding.bind_output(output.name, *self._place(), np.uint8, (rows, *output.shape), target)
-            binding.synchronize_inputs()
-            self._sessions[name].run_with_iobinding(binding)
-            binding.synchronize_outputs()
-        except Exception as error:  # ONNX Runtime's own error classes have no common base
-            raise self._failure(name, error) from error
-        _check_shape(name, binding.get_outputs()[0].shape(), rows, output)
-        return binding.copy_outputs_to_cpu()[0] if target is None else None
+                    shape = (rows, *output.shape)
+                    binding.bind_output(output.name, *self._place(), np.uint8, shape, target)
+                binding.synchronize_inputs()
+                self._sessions[name].run_with_iobinding(binding)
+                binding.synchronize_outputs()
+            except Exception as error:  # ONNX Runtime's own error classes have no common base
+                raise self._failure(name, error) from error
+            _check_shape(name, binding.get_outputs()[0].shape(), rows, output)
+            return binding.copy_outputs_to_cpu()[0] if target is None else None
 
     def _place(self) -> tuple[str, int]:
         """Return the GPU as ONNX Runtime names it."""

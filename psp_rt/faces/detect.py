@@ -15,25 +15,17 @@ References: BlazeFace, arXiv:1907.05047; Attention Mesh, arXiv:2006.10962.
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-from ..errors import DeviceError
-from ..hardware.openvino import load_openvino, openvino_core
-from ..hardware.probe import INSTALL_CPU
 from ..images import Pixels
 from .face import LEFT_EYE, RIGHT_EYE, Face, Points
-
-Floats = npt.NDArray[np.float32]
-Network = Callable[[Floats], dict[str, Floats]]
+from .networks import Network
 
 DETECTOR_SIDE, MESH_SIDE = 256, 192  # pixels that the networks read
 STRIDES = ((16, 2), (32, 6))  # of BlazeFace's two maps: stride in pixels, anchors at each place
@@ -91,8 +83,8 @@ class MeshFinder:
     """
 
     def __init__(self, *, threads: int = 1, backend: str | None = None) -> None:
-        self._detector = _open_network("blazeface_back.onnx", DETECTOR_SIDE, threads, backend)
-        self._mesh = _open_network("face_mesh_attention.onnx", MESH_SIDE, threads, backend)
+        self._detector = Network("blazeface_back.onnx", DETECTOR_SIDE, threads, backend)
+        self._mesh = Network("face_mesh_attention.onnx", MESH_SIDE, threads, backend)
         self._anchors = _anchors()
 
     def find(self, pixels: Pixels) -> list[Face]:
@@ -251,63 +243,6 @@ class MeshFinder:
 def default_finder() -> MeshFinder:
     """Return the finder of this process, opened on first use."""
     return MeshFinder()
-
-
-def _open_network(name: str, side: int, threads: int, backend: str | None) -> Network:
-    """Open a network that ships with psp_rt.
-
-    Raises:
-        DeviceError: Neither ONNX Runtime nor OpenVINO is installed.
-    """
-    data = resources.files(__package__).joinpath("weights", name).read_bytes()
-    if backend in (None, "openvino"):
-        try:
-            return _open_on_openvino(data, side, threads)
-        except ImportError:
-            if backend is not None:
-                raise DeviceError("the face finder cannot use OpenVINO: it is not installed") from None
-    try:
-        return _open_on_onnxruntime(data, threads)
-    except ImportError:
-        raise DeviceError(
-            f"finding faces needs ONNX Runtime or OpenVINO; install one with: {INSTALL_CPU}"
-        ) from None
-
-
-def _open_on_onnxruntime(data: bytes, threads: int) -> Network:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-
-    def run(image: Floats) -> dict[str, Floats]:
-        return dict(zip(names, session.run(names, {"image": image}), strict=True))
-
-    return run
-
-
-def _open_on_openvino(data: bytes, side: int, threads: int) -> Network:
-    load_openvino()
-    core: Any = openvino_core()
-    model = core.read_model(data, b"")
-    model.reshape({"image": [1, side, side, 3]})  # OpenVINO is slower with an open batch
-    compiled = core.compile_model(
-        model, "CPU", {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    )
-    names = [output.get_any_name() for output in compiled.outputs]
-    requests = threading.local()  # a request serves one thread at a time
-
-    def run(image: Floats) -> dict[str, Floats]:
-        if not hasattr(requests, "own"):
-            requests.own = compiled.create_infer_request()
-        found = requests.own.infer({"image": image})
-        return {name: np.array(found[name]) for name in names}
-
-    return run
 
 
 def _anchors() -> Points:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +11,8 @@ from typing import Any
 
 INSTALL_OPENVINO = "pip install 'psp_rt[openvino]'"
 REINSTALL_OPENVINO = "pip install --force-reinstall 'psp_rt[openvino]'"
+
+_made_in: list[int] = []  # the process that has the Core; one that was forked off hangs in it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,11 @@ def probe_openvino() -> OpenVinoState:
     """Return what OpenVINO can do on this processor; never raises."""
     if importlib.util.find_spec("openvino") is None:
         return OpenVinoState(problem=f"OpenVINO is not installed; install it with: {INSTALL_OPENVINO}")
+    if _made_in and os.getpid() not in _made_in:
+        return OpenVinoState(
+            problem="OpenVINO was used before this process was forked off, and its threads are in the other "
+            "process; use backend='onnxruntime' here, or multiprocessing's start method 'spawn'"
+        )
     try:
         version = load_openvino().__version__.partition("-")[0]
         capabilities = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -56,4 +64,5 @@ def load_openvino() -> Any:
 @lru_cache(maxsize=1)
 def openvino_core() -> Any:
     """Return the only Core of this process, since each one loads the CPU plugin again."""
+    _made_in.append(os.getpid())
     return load_openvino().Core()

@@ -27,6 +27,7 @@ from ...engine.reader import EngineFile
 from ...errors import BackendError, FormatError, out_of_memory
 from ...hardware.openvino import load_openvino, openvino_core
 from ...hardware.probe import default_threads
+from ...native import calling, check_not_ending, owns
 from ..backend import LESS_MEMORY, Backend
 from .rewrites import TwoPrecisions, compile_in_two, read_channels_last
 
@@ -46,6 +47,7 @@ class OpenVinoBackend(Backend):
         self._requests = {name: model.create_infer_request() for name, model in models.items()}
         self._manifest = manifest
         self.precision, self.description = precision, description
+        owns(self)
 
     @classmethod
     def open(cls, engine: EngineFile, *, precision: str, threads: int | None = None) -> OpenVinoBackend:
@@ -71,13 +73,21 @@ class OpenVinoBackend(Backend):
 
     def clone(self) -> OpenVinoBackend:
         """Return a backend on the same compiled graphs."""
-        return OpenVinoBackend(
-            dict(self._models), self._manifest, precision=self.precision, description=self.description
-        )
+        with calling():
+            check_not_ending()
+            return OpenVinoBackend(
+                dict(self._models), self._manifest, precision=self.precision, description=self.description
+            )
 
     def close(self) -> None:
         """Release the compiled graphs; the last clone frees them."""
-        self._models, self._requests = {}, {}
+        with calling():
+            self._models, self._requests = {}, {}
+
+    def __del__(self) -> None:
+        """Release the compiled graphs of a backend that was dropped without closing it."""
+        if hasattr(self, "_requests"):  # its creation may have failed
+            self.close()
 
     def bare(self, name: str) -> Any:
         """Return the request of a graph, which takes one picture at a time."""
@@ -87,22 +97,28 @@ class OpenVinoBackend(Backend):
         """Run a graph on each row of its inputs."""
         output = graph_ports(self._manifest, name)[1][0]
         results = np.empty((len(next(iter(inputs.values()))), *output.shape), output.dtype)
-        request = self._requests[name]
         for row in range(len(results)):
             rows = {key: values[row : row + 1] for key, values in inputs.items()}
-            try:
-                request.infer(rows, share_inputs=True, share_outputs=True)
-                found = request.get_output_tensor(0).data
-            except Exception as error:  # pybind's RuntimeError, ValueError, TypeError
-                if lack := out_of_memory(error, f"running the {name}", LESS_MEMORY):
-                    raise lack from error
-                raise BackendError(f"OpenVINO failed in the {name} on {self.device}: {error}") from error
-            if found.shape != (1, *output.shape):
-                raise FormatError(
-                    f"{name}.onnx gave {list(found.shape)}; the manifest promises {[1, *output.shape]}"
-                )
-            results[row] = found[0]
+            with calling():
+                check_not_ending()
+                self._run_row(self._requests[name], name, rows, results[row])
         return results
+
+    def _run_row(
+        self, request: Any, name: str, inputs: dict[str, npt.NDArray[Any]], result: npt.NDArray[Any]
+    ) -> None:
+        try:
+            request.infer(inputs, share_inputs=True, share_outputs=True)
+            found = request.get_output_tensor(0).data
+        except Exception as error:  # pybind's RuntimeError, ValueError, TypeError
+            if lack := out_of_memory(error, f"running the {name}", LESS_MEMORY):
+                raise lack from error
+            raise BackendError(f"OpenVINO failed in the {name} on {self.device}: {error}") from error
+        if found.shape != (1, *result.shape):
+            raise FormatError(
+                f"{name}.onnx gave {list(found.shape)}; the manifest promises {[1, *result.shape]}"
+            )
+        result[:] = found[0]
 
 
 def _compiled(engine: EngineFile, name: str, precision: str, threads: int) -> Any:

@@ -28,6 +28,7 @@ from ...engine.reader import EngineFile
 from ...errors import BackendError
 from ...hardware.tensorrt import load_library
 from ...images import Pixels
+from ...native import calling, check_not_ending, owns
 from ...style import Codes
 from ..backend import Backend, GpuRequest, Styles, in_parts
 from .graph import CapturedRun, Timeline
@@ -56,6 +57,7 @@ class TensorRtBackend(Backend):
             undo.pop_all()
         self._arrays = GpuArrays(plans.device)
         self._closed = False
+        owns(self)
 
     @classmethod
     def open(cls, engine: EngineFile, *, device: str, target: str) -> TensorRtBackend:
@@ -103,9 +105,12 @@ class TensorRtBackend(Backend):
 
     def close(self) -> None:
         """Release everything that no clone uses. Closing twice is allowed."""
-        if self._closed:
-            return
-        self._closed = True
+        with calling():
+            if not self._closed:
+                self._closed = True
+                self._release()
+
+    def _release(self) -> None:
         # After the GPU has failed, so do the releases; the first error has been reported already.
         with suppress(BackendError) if self._broken else nullcontext(), ExitStack() as closing:
             closing.callback(self._plans.release)
@@ -253,7 +258,8 @@ class TensorRtBackend(Backend):
     def _working(self) -> Iterator[None]:
         """Make the context current. After an error nothing goes on in our buffers."""
         self._check_usable()
-        with self._plans.device.current():
+        with calling(), self._plans.device.current():
+            check_not_ending()
             try:
                 yield
             except BaseException as error:
