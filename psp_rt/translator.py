@@ -53,6 +53,9 @@ class Translator:
     is the batch, K the number of styles, L ``num_styles`` and D ``style_dim`` of the manifest.
     """
 
+    _busy: bool  # a call is in progress,
+    _close_after: bool  # and closes when it ends
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -472,8 +475,7 @@ class Translator:
     def _take_own_turns(self) -> None:
         """Begin with no call in progress. A signal handler may close in the thread that has the turn."""
         self._turn = threading.RLock()
-        self._busy: bool = False
-        self._close_after: bool = False
+        self._busy = self._close_after = False
 
     def _input_spec(self, call: str) -> InputSpec:
         if self.manifest.input is None:

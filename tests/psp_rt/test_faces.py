@@ -15,6 +15,7 @@ from PIL import Image, ImageFilter
 from psp_rt import DeviceError, InputError, faces
 from psp_rt.faces import Face, MeshFinder
 from psp_rt.faces.face import LEFT_EYE, MOUTH_CORNERS, RIGHT_EYE
+from psp_rt.hardware.openvino import OpenVinoState
 from tests.messages import assert_says
 from tests.psp_rt.official_crop import official_crop
 
@@ -190,10 +191,8 @@ def test_a_face_is_followed_without_the_detector(photo, face):
 
 
 def test_without_a_runtime_the_error_says_what_to_install(monkeypatch):
-    def missing():
-        raise ImportError
-
-    monkeypatch.setattr("psp_rt.faces.detect.load_openvino", missing)
+    missing = OpenVinoState(problem="OpenVINO is not installed")
+    monkeypatch.setattr("psp_rt.faces.networks.probe_openvino", lambda: missing)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(DeviceError) as caught:
         MeshFinder()
