@@ -68,7 +68,7 @@ $(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(EVERYTHING): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable '.[cpu,openvino,video,export,train,benchmarks,dev]'
+	$(PIP) --editable '.[cpu,openvino,video,serve,export,train,benchmarks,dev]'
 	@touch $@ $(RUNTIME)
 
 # Without dependencies: the metapackage asks for CUDA, which a build for a stated GPU does not use.

@@ -19,6 +19,10 @@ class InputError(PspError, ValueError):
     """A value handed to a call is not one that the model can take."""
 
 
+class PixelLimitError(InputError):
+    """A picture has more pixels than are decoded, which bounds the memory."""
+
+
 class InputWarning(UserWarning):
     """A result may be poor because of what was passed; not an error, unless a filter makes it one.
 

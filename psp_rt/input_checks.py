@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from .engine.manifest import InputSpec, Manifest
@@ -17,6 +19,7 @@ from .style import Codes
 
 MAX_SQUEEZE = 0.10  # of the width or the height
 MAX_UPSCALE = 4.0  # times
+_collector: ContextVar[list[InputWarning] | None] = ContextVar("collector", default=None)
 _PACKAGE = str(Path(__file__).parent)
 
 
@@ -73,8 +76,26 @@ def _check_upscale(scale: float, what: str, wanted: str, manifest: Manifest) -> 
         )
 
 
+@contextmanager
+def collected() -> Iterator[list[InputWarning]]:
+    """Collect the warnings of this thread's calls in a list, in place of issuing them.
+
+    Python's own `warnings.catch_warnings` is not for threads: servers use this.
+    """
+    found: list[InputWarning] = []
+    token = _collector.set(found)
+    try:
+        yield found
+    finally:
+        _collector.reset(token)
+
+
 def _warn(message: str, kind: str, value: float, limit: float) -> None:
     """Issue a warning that points at the caller's own line."""
+    found = _collector.get()
+    if found is not None:
+        found.append(InputWarning(message, kind=kind, value=value, limit=limit))
+        return
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1

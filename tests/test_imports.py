@@ -21,8 +21,8 @@ FLOORS = (
     ("hardware",),
     ("backends", "faces"),
     ("batching", "build", "drawings", "input_checks", "verification"),
-    ("translator",),
-    ("video",),
+    ("preparation", "translator"),
+    ("serving", "video"),
     ("__init__", "cli"),
     ("__main__",),
 )

@@ -5,6 +5,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ TEXTS = {page: (ROOT / page).read_text() for page in PAGES}
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", "\n".join(TEXTS.values()), re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 PYTHON = [text for language, text in BLOCKS if language == "python"]
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_WAIT_POLICY": "PASSIVE"}
 SHELL = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines()]
 
 pytestmark = pytest.mark.skipif(
@@ -78,10 +81,31 @@ def test_a_python_block_runs(block, folder, monkeypatch):
     exec(compile(block, "README.md", "exec"), {})
 
 
+def wait_for(address):
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(address):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(f"{address} does not answer")
+
+
 @pytest.mark.slow
-def test_the_shell_lines_run_one_after_another(folder):
+def test_the_shell_lines_run_one_after_another(folder, request):
     for line in SHELL:
         words = shlex.split(line)
+        if words[:2] == ["psp-rt", "serve"]:
+            server = subprocess.Popen(
+                [sys.executable, "-m", "psp_rt", *words[1:]], cwd=folder, env=ENVIRONMENT
+            )
+            request.addfinalizer(server.terminate)
+            wait_for("http://127.0.0.1:8000/readyz")
+            continue
+        if words[0] == "curl":
+            if shutil.which("curl") is None:
+                continue
+            words.insert(1, "--fail-with-body")
         if words[0] == "psp-rt":
             words = [sys.executable, "-m", "psp_rt", *words[1:]]
         elif words[0] == "python":
@@ -89,7 +113,7 @@ def test_the_shell_lines_run_one_after_another(folder):
         done = subprocess.run(
             words,
             cwd=folder,
-            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_WAIT_POLICY": "PASSIVE"},
+            env=ENVIRONMENT,
             capture_output=True,
             text=True,
             timeout=300,

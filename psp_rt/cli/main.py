@@ -14,6 +14,7 @@ from .faces import faces_command
 from .group import Commands
 from .info import describe, diagnose, installed_packages
 from .run import run_command
+from .serve import serve_command
 from .video import video_command
 
 
@@ -61,4 +62,5 @@ def verify(engine: Path, seconds: float, memory: int) -> None:
 main.add_command(run_command)
 main.add_command(faces_command)
 main.add_command(video_command)
+main.add_command(serve_command)
 main.add_command(build_command)

@@ -12,12 +12,12 @@ from typing import cast
 import click
 from PIL import Image
 
-from .. import drawings, faces
+from .. import faces
 from ..errors import InputError
-from ..faces import Selection, align_faces
 from ..hardware.choose import BackendName, Device, Precision
 from ..images import load, over_white
 from ..input_checks import check_faces
+from ..preparation import FacesOption, Preparation, Prepared, prepare
 from ..style import Codes, StyleMix
 from ..translator import Translator
 from ..truncation import Truncation
@@ -40,16 +40,6 @@ class Done:
     written: list[Path] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)  # one for each picture that could not be translated
     taken: frozenset[Path] = frozenset()  # the files of all pictures, written or not
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preparation:
-    """What is done to a picture before the model sees it."""
-
-    select: Selection | None = None  # faces to find and align
-    clean: bool = False  # drawings are made even, and cropped
-    from_photo: bool = False  # photos are drawn first
-    paste: bool = False
 
 
 @click.command("run", cls=SeedsCommand)
@@ -122,7 +112,7 @@ def run_command(
         if style is not None:
             click.echo(styles.report(translator), err=True)
         try:
-            _run_all(translator, found.jobs, style, truncation, preparation, couple, done)
+            _run_all(translator, found.jobs, style, truncation, preparation, paste, couple, done)
         except KeyboardInterrupt:
             count = sum(len(job.targets) for job in found.jobs)
             click.echo(f"\ninterrupted; {len(done.written)} of {count} pictures are written", err=True)
@@ -141,7 +131,7 @@ def _preparation(
     if paste and sketch:
         raise click.UsageError("--paste is for photos; this engine takes drawings")
     if sketch:
-        return Preparation(clean=not no_clean, from_photo=from_photo)
+        return Preparation.of(manifest, clean=not no_clean, from_photo=from_photo)
     if manifest.alignment is None and select is None:
         if manifest.input is not None and manifest.input.kind == "rgb":
             click.echo(
@@ -149,43 +139,18 @@ def _preparation(
                 err=True,
             )
         select = "off"
-    chosen = select or ("largest" if manifest.expects_faces else "off")
-    if chosen == "off":
-        if paste:
-            raise click.UsageError("--paste needs faces; add --faces largest or --faces all")
-        return Preparation()
-    return Preparation(select="all" if chosen == "all" else "largest", paste=paste)
-
-
-def _prepare(
-    picture: Image.Image, preparation: Preparation, size: int
-) -> tuple[list[Image.Image], list[faces.Face], str]:
-    """Return the pictures that the model gets for one picture, their faces, and what was done."""
-    if preparation.select is not None:
-        upright = faces.upright_rgb(picture)
-        aligned, report = align_faces(upright, size=size, select=preparation.select)
-        return [face.picture for face in aligned], [face.face for face in aligned], report
-    if preparation.from_photo:
-        drawn = drawings.from_photo(picture)
-        return [drawn.picture], [], drawn.report
-    if preparation.clean:
-        cleaned = drawings.clean(picture)
-        return [cleaned.picture], [], cleaned.report
-    return [picture], [], ""
+    preparation = Preparation.of(manifest, faces=cast("FacesOption | None", select))
+    if paste and preparation.select is None:
+        raise click.UsageError("--paste needs faces; add --faces largest or --faces all")
+    return preparation
 
 
 def _encode(translator: Translator, path: Path, preparation: Preparation) -> Codes:
     """Return the code of a picture, prepared as the inputs are."""
-    pictures, _, _ = _prepare(load(path), preparation, _crop_size(translator))
+    prepared = prepare(load(path), preparation, translator.manifest)
     with reported_warnings(path.name):
-        codes: Codes = translator.encode(pictures[0])
+        codes: Codes = translator.encode(prepared.pictures[0])
     return codes
-
-
-def _crop_size(translator: Translator) -> int:
-    spec = translator.manifest.input
-    assert spec is not None
-    return max(spec.height, spec.width)
 
 
 def _run_all(
@@ -194,6 +159,7 @@ def _run_all(
     style: StyleMix | None,
     truncation: Truncation | None,
     preparation: Preparation,
+    paste: bool,
     couple: bool,
     done: Done,
 ) -> None:
@@ -203,25 +169,16 @@ def _run_all(
         for job in bar:
             try:
                 source = load(job.source)
-                pictures, found, report = _prepare(source, preparation, _crop_size(translator))
+                prepared = prepare(source, preparation, translator.manifest)
                 with reported_warnings(job.source.name):
-                    check_faces(_cut_sides(pictures, found), translator.manifest)
-                    results = translator.run(pictures, style=style, truncation=truncation)
+                    check_faces(prepared.cut_sides, translator.manifest)
+                    results = translator.run(prepared.pictures, style=style, truncation=truncation)
             except InputError as error:
                 done.failures.append(_reason(job.source, error, preparation))
                 continue
-            if report and len(jobs) <= MAX_NAMED:
-                click.echo(f"{job.source.name}: {report}", err=True)
-            _write(job, source, pictures, results, found, preparation, couple, done)
-
-
-def _cut_sides(pictures: Sequence[Image.Image], found: Sequence[faces.Face]) -> list[float]:
-    """Return the sides of the squares that were cut; a picture that was aligned already was not."""
-    return [
-        face.side
-        for picture, face in zip(pictures, found, strict=False)
-        if not faces.is_aligned(face, *picture.size)
-    ]
+            if prepared.report and len(jobs) <= MAX_NAMED:
+                click.echo(f"{job.source.name}: {prepared.report}", err=True)
+            _write(job, source, prepared, results, paste, couple, done)
 
 
 def _reason(source: Path, error: InputError, preparation: Preparation) -> str:
@@ -235,10 +192,9 @@ def _reason(source: Path, error: InputError, preparation: Preparation) -> str:
 def _write(
     job: Job,
     source: Image.Image,
-    pictures: list[Image.Image],
+    prepared: Prepared,
     results: list[Image.Image | list[Image.Image]],
-    found: Sequence[faces.Face],
-    preparation: Preparation,
+    paste: bool,
     couple: bool,
     done: Done,
 ) -> None:
@@ -246,15 +202,15 @@ def _write(
     by_face = [result if isinstance(result, list) else [result] for result in results]
     for number, target in enumerate(job.targets):
         of_style = [of_face[number] for of_face in by_face]
-        if preparation.paste:
-            named = [(faces.paste_all(faces.upright_rgb(source), found, of_style), target)]
+        if paste:
+            named = [(faces.paste_all(faces.upright_rgb(source), prepared.faces, of_style), target)]
         else:
             named = [
                 (
                     _couple(picture, result) if couple else result,
                     name_of_face(target, index, len(of_style), done.taken),
                 )
-                for index, (picture, result) in enumerate(zip(pictures, of_style, strict=True), 1)
+                for index, (picture, result) in enumerate(zip(prepared.pictures, of_style, strict=True), 1)
             ]
         for picture, path in named:
             save(picture, path)

@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import InputError, out_of_memory
+from ..errors import InputError, PixelLimitError, out_of_memory
 
 # Decoding needs up to 8 bytes a pixel for a moment: about 0.8 GB at this size.
 MAX_PIXELS = int(os.environ.get("PSP_RT_MAX_PIXELS") or 100_000_000)
@@ -34,6 +34,7 @@ LOSSY = {
     "MPO": "a JPEG file",
     "AVIF": "an AVIF file",
     "HEIF": "an HEIC file",
+    "JPEG2000": "a JPEG 2000 file",
     "WEBP": "a lossy WebP file",
 }
 LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")  # how a TIFF can hold another of these
@@ -54,25 +55,26 @@ def is_source(value: Any) -> bool:
     )
 
 
-def load(source: Source, *, exact: bool = False) -> Image.Image:
+def load(source: Source, *, exact: bool = False, max_pixels: int | None = None) -> Image.Image:
     """Decode a picture and turn it as its EXIF orientation says.
 
-    A JPEG with more than `MAX_PIXELS` pixels is decoded at half, a quarter or an eighth of its size.
+    A JPEG with more than `max_pixels` is decoded at half, a quarter or an eighth of its size.
 
     Args:
         source: A path, the bytes of a file, or an open binary file.
         exact: Every value counts, as in a label map: refuse lossy formats.
+        max_pixels: A lower limit than `MAX_PIXELS`, which bounds the memory.
 
     Raises:
-        InputError: The source is missing, not a picture, cut off, lossy though `exact`, or has more than
-            `MAX_PIXELS` pixels.
+        InputError: The source is missing, not a picture, cut off, or lossy though `exact`.
+        PixelLimitError: It has more than `max_pixels`.
     """
     name, file = _open(source)
     try:
         with Image.open(file, formats=_formats()) as image:
             if exact:
                 _check_exact(image, name)
-            _check_size(image, name)
+            _check_size(image, name, min(max_pixels or MAX_PIXELS, MAX_PIXELS))
             image.load()
             turned = upright(image)
             turned.format = None if exact else turned.format  # checked, with its file at hand
@@ -82,7 +84,7 @@ def load(source: Source, *, exact: bool = False) -> Image.Image:
     except UnidentifiedImageError:
         raise InputError(f"{name} is not a picture that Pillow can read{_hint(file)}") from None
     except Image.DecompressionBombError:
-        raise InputError(_too_large(name, "too large")) from None
+        raise _too_large(name, "too large", MAX_PIXELS) from None
     except MemoryError as error:
         raise out_of_memory(error, f"decoding {name}", "make it smaller, or free memory") or error from error
     except OSError as error:
@@ -110,12 +112,13 @@ def check_lossless(image: Image.Image) -> None:
         _check_exact(image, "the label map")
 
 
-def check_pixels(width: int, height: int, name: str) -> None:
-    """Raise InputError for a picture without pixels or with more than `MAX_PIXELS`."""
+def check_pixels(width: int, height: int, name: str, limit: int | None = None) -> None:
+    """Raise InputError for a picture without pixels or with more than `limit`, or `MAX_PIXELS`."""
+    limit = limit or MAX_PIXELS
     if width < 1 or height < 1:
         raise InputError(f"{name} is {width} x {height} pixels; expected at least 1 x 1")
-    if width * height > MAX_PIXELS:
-        raise InputError(_too_large(name, f"{width} x {height} pixels"))
+    if width * height > limit:
+        raise _too_large(name, f"{width} x {height} pixels", limit)
 
 
 def readable_suffixes() -> frozenset[str]:
@@ -166,20 +169,18 @@ def _open(source: Source) -> tuple[str, IO[bytes]]:
         raise InputError(f"{source} cannot be read: {reason}{hint}") from None
 
 
-def _check_size(image: Image.Image, name: str) -> None:
+def _check_size(image: Image.Image, name: str, limit: int) -> None:
     """Bound the pixels to decode; a JPEG can be decoded smaller."""
     width, height = image.size
-    if width * height > MAX_PIXELS and image.format == "JPEG":
-        scale = math.sqrt(MAX_PIXELS / (width * height))
+    if width * height > limit and image.format == "JPEG":
+        scale = math.sqrt(limit / (width * height))
         image.draft(None, (max(1, int(width * scale / 2)), max(1, int(height * scale / 2))))
-    check_pixels(*image.size, name)
+    check_pixels(*image.size, name, limit)
 
 
-def _too_large(name: str, size: str) -> str:
-    return (
-        f"{name} is {size}; expected at most {MAX_PIXELS} in all: make it smaller, or set the environment "
-        "variable PSP_RT_MAX_PIXELS"
-    )
+def _too_large(name: str, size: str, limit: int) -> PixelLimitError:
+    way = ", or set the environment variable PSP_RT_MAX_PIXELS" if limit == MAX_PIXELS else ""
+    return PixelLimitError(f"{name} is {size}; expected at most {limit} in all: make it smaller{way}")
 
 
 def _check_exact(image: Image.Image, name: str) -> None:
