@@ -109,7 +109,8 @@ def test_the_shell_lines_run_one_after_another(folder, request):
         if words[0] == "psp-rt":
             words = [sys.executable, "-m", "psp_rt", *words[1:]]
         elif words[0] == "python":
-            words[0] = sys.executable
+            places = (str(ROOT / word) if word.startswith("models/") else word for word in words[1:])
+            words = [sys.executable, *places]
         done = subprocess.run(
             words,
             cwd=folder,
