@@ -68,7 +68,8 @@ class OnnxRuntimeBackend(Backend):
             with redirect_stdout(StringIO()):  # it prints what it does not find
                 onnxruntime.preload_dlls()  # finds CUDA and cuDNN that pip installed
         names = [name for name in GRAPHS if f"{name}.onnx" in engine.names]
-        sessions = {name: _session(engine, name, device, threads) for name in names}
+        graphs = {name: engine.graph(name) for name in names}  # all are checked before one is loaded
+        sessions = {name: _session(engine, name, graph, device, threads) for name, graph in graphs.items()}
         engine.check_unchanged()
         for name, session in sessions.items():
             _check_ports(f"{engine.path}: {name}.onnx", session, *graph_ports(engine.manifest, name))
@@ -184,7 +185,9 @@ class OnnxRuntimeBackend(Backend):
         return BackendError(f"ONNX Runtime failed in the {name} on {self.device}: {error}")
 
 
-def _session(engine: EngineFile, name: str, device: str, threads: int) -> onnxruntime.InferenceSession:
+def _session(
+    engine: EngineFile, name: str, graph: bytes, device: str, threads: int
+) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -208,11 +211,7 @@ def _session(engine: EngineFile, name: str, device: str, threads: int) -> onnxru
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
     try:
-        session = onnxruntime.InferenceSession(
-            engine.graph(name), options, providers=providers, enable_fallback=0
-        )
-    except FormatError:
-        raise
+        session = onnxruntime.InferenceSession(graph, options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's own error classes have no common base
         if device == "cpu" and (lack := out_of_memory(error, f"loading the {name}", LESS_MEMORY)):
             raise lack from error

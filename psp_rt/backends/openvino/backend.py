@@ -63,7 +63,10 @@ class OpenVinoBackend(Backend):
         """
         threads = default_threads() if threads is None else threads
         names = [name for name in GRAPHS if f"{name}.onnx" in engine.names]
-        models = {name: _compiled(engine, name, precision, threads) for name in names}
+        graphs = {
+            name: engine.graph_with_inputs(name) for name in names
+        }  # all are checked before one is loaded
+        models = {name: _compiled(engine, name, *graphs[name], precision, threads) for name in names}
         engine.check_unchanged()
         in_two = isinstance(models.get("encoder"), TwoPrecisions)
         what = {"bf16": "encoder's heads and generator in bf16" if in_two else "generator in bf16"}
@@ -121,10 +124,11 @@ class OpenVinoBackend(Backend):
         result[:] = found[0]
 
 
-def _compiled(engine: EngineFile, name: str, precision: str, threads: int) -> Any:
+def _compiled(
+    engine: EngineFile, name: str, graph: bytes, weights: dict[str, Weight], precision: str, threads: int
+) -> Any:
     """Read, check and compile a graph whose weights stay in the mapped engine file."""
     title = f"{engine.path}: {name}.onnx"
-    graph, weights = engine.graph_with_inputs(name)
     with open(engine.path, "rb") as file:
         # Private, since OpenVINO requires writable memory; it never writes.
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
