@@ -117,6 +117,13 @@ def main() -> None:
     type=click.Choice(["estimate", "none"]),
     help="Estimate a missing latent average: the mean of 10,000 mapped z. Or use none.",
 )
+@click.option(
+    "--conv-clamp",
+    type=float,
+    metavar="BOUND",
+    help="The bound on the generator's activations, if the file does not state it. StyleGAN2-ADA's is 256 "
+    "where it was trained in FP16.",
+)
 @click.option("--task", help="The name of the task, if the file does not state it.")
 @alignment_option
 @layers_option
@@ -139,6 +146,7 @@ def export_command(
     encoder_type: str | None,
     input_size: tuple[int, int] | None,
     latent_avg: LatentAverage | None,
+    conv_clamp: float | None,
     task: str | None,
     alignment: str | None,
     default_layers: str | None,
@@ -167,6 +175,7 @@ def export_command(
         label_resize=label_resize,
         input_size=input_size,
         noise=noise,
+        conv_clamp=conv_clamp,
     )
     for note in model.notes:
         click.echo(f"note: {note}")

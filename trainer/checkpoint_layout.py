@@ -12,7 +12,7 @@ A generator under NVIDIA's names (``synthesis.*``, ``mapping.*``) is found too, 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -67,6 +67,7 @@ class _Found:
     prefix: str  # shared by all its names
     tensors: dict[str, Tensor]
     part: Part
+    beside: tuple[str, ...] = ()  # parts of the larger module that it is in
 
     @property
     def start(self) -> str:
@@ -89,6 +90,8 @@ def find_networks(root: Mapping[str, Any]) -> Layout | None:
     encoder_start = generator_start = ""
     if model:
         encoder, generator = _split(model, notes)
+        if model.beside:
+            notes.append(f"left out, as they are no part of {model.start}*: {', '.join(model.beside)}")
         encoder_start = f"{model.start if model.path != 'state_dict' else model.prefix}encoder."
         generator_start = f"{model.start if model.path != 'state_dict' else model.prefix}decoder."
     if not encoder and (chosen := _preferred([one for one in found if one.part == "encoder"])):
@@ -147,6 +150,17 @@ def _state_dicts(root: Mapping[str, Any], path: str = "", depth: int = 0) -> Ite
             tensors = named_tensors(inside)
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
             yield _Found(path, prefix, tensors, part)
+            return
+        # Parts of a larger module, such as Lightning's: model.net.encoder.* beside loss.*.
+        groups: dict[str, dict[str, Any]] = {}
+        for key, value in root.items():
+            head, dot, rest = unwrapped(str(key)).partition(".")
+            if dot and depth < DEPTH and isinstance(value, Tensor | np.ndarray):
+                groups.setdefault(head, {})[rest] = value
+        if len(groups) > 1:
+            for head, group in groups.items():
+                for one in _state_dicts(group, f"{path}.{head}" if path else head, depth + 1):
+                    yield replace(one, beside=(*one.beside, *sorted(groups.keys() - {head})))
             return
     if depth < DEPTH:
         for key, value in root.items():

@@ -62,6 +62,11 @@ ALIGNMENTS = {
     "none": ("car", "horse", "church", "cat", "afhq", "stanford", "compcar", "lsun"),
 }
 
+NO_CLAMP = (
+    "bare tensors do not state conv_clamp, the bound on activations, so none is applied; a generator that was"
+    " trained in FP16 has one: add --conv-clamp 256, or export the network pickle instead"
+)
+
 
 def read_layout(
     layout: Layout, source: str, *, overrides: Overrides | None, needs_generator: bool
@@ -81,11 +86,7 @@ def read_layout(
         found = nvidia.read_tensors(layout.nvidia, prefix=layout.generator_prefix, clamp=layout.conv_clamp)
         generator, average = found.generator, found.latent_avg if average is None else average
         if layout.conv_clamp is None:
-            notes = (
-                *notes,
-                "bare tensors do not state conv_clamp, the bound on activations, so none is applied; export "
-                "the network pickle instead if it has one",
-            )
+            notes = (*notes, NO_CLAMP)
     elif needs_generator and layout.generator:
         generator = _generator(layout, options)
     is_e4e = _is_e4e(options) or (encoder is not None and encoder.kind == "e4e")

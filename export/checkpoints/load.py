@@ -50,6 +50,7 @@ def load(
     label_resize: str | None = None,
     input_size: tuple[int, int] | None = None,
     noise: Noise = "const",
+    conv_clamp: float | None = None,
 ) -> Model:
     """Load a checkpoint.
 
@@ -63,6 +64,7 @@ def load(
         label_resize: "bilinear" or "nearest", instead of the method that such models were trained with.
         input_size: Height and width of the encoder's input, if it is not the largest that the tensors allow.
         noise: How the generator will be used; noise that is not used may be missing.
+        conv_clamp: The bound on the generator's activations, if its file does not state it.
 
     For a pair of files, the latent average is the encoder's, whose codes are relative to it. An encoder whose
     file has none gets the one of the generator's file.
@@ -81,8 +83,10 @@ def load(
 
     # The two networks and the average between them.
     encoder_part, generator_part = _parts(encoder_file, generator_file, overrides)
+    if conv_clamp is not None:
+        generator_part = _clamped(generator_part, conv_clamp, generator_file.source)
     notes = [f"{file.source}: {note}" for file in {id(f): f for f in (encoder_file, generator_file)}.values()
-             for note in file.notes]  # fmt: skip
+             for note in file.notes if conv_clamp is None or note != formats.NO_CLAMP]  # fmt: skip
     average, average_source = _average(encoder_file, generator_file, generator_part.config, latent_avg, notes)
     with reading(generator_file.source):
         built_generator = _build_generator(generator_part, encoder_part, average, latent_avg, noise, notes)
@@ -123,6 +127,18 @@ def load(
         },
         notes=tuple(notes),
     )
+
+
+def _clamped(part: GeneratorPart, bound: float, source: str) -> GeneratorPart:
+    """Return a generator whose activations have a bound that its file does not state."""
+    if not 0 < bound < float("inf"):
+        raise CheckpointError(f"--conv-clamp is {bound:g}; expected a number above 0, usually 256")
+    if part.facts.get("conv_clamp") != "not stated" and part.config.conv_clamp != bound:
+        raise CheckpointError(
+            f"--conv-clamp is {bound:g}, but {source} says {part.config.conv_clamp}; leave the option out"
+        )
+    config = replace(part.config, conv_clamp=bound)
+    return replace(part, config=config, facts={**part.facts, "conv_clamp": "--conv-clamp"})
 
 
 def read(path: Path, overrides: Overrides | None, *, needs_generator: bool = True) -> Contents:

@@ -350,6 +350,21 @@ def test_an_encoder_without_options_must_say_what_its_codes_are_relative_to(writ
     assert checkpoints.load(other, encoder=path, encoder_type="psp", latent_avg="none").latent_avg is None
 
 
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_model_is_found_in_a_larger_module(load, wrapped):
+    state = {f"model.net.{name}": tensor for name, tensor in psp()["state_dict"].items()}
+    state |= {"loss.lpips.conv.weight": torch.zeros(3, 3), "loss.weight": torch.zeros(1)}
+    content = (
+        {**psp(), "state_dict": state} if wrapped else {**state, "opts": PSP, "latent_avg": torch.ones(8)}
+    )
+    model = load(content)
+    assert torch.equal(
+        model.generator.state_dict()["input.input"], psp()["state_dict"]["decoder.input.input"]
+    )
+    assert model.encoder is not None
+    assert any("loss" in note and "model.net." in note for note in model.notes)
+
+
 @pytest.mark.parametrize("prefix", ["", "state_dict.", "net."])
 def test_safetensors_are_read_under_the_same_names(tmp_path, prefix):
     state = named("encoder", encoder_state()) | named("decoder", generator_state())

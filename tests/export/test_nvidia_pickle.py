@@ -308,7 +308,13 @@ def test_bare_tensors_under_nvidias_names_are_the_pickles(write, tmp_path, prefi
         assert torch.equal(model.latent_avg, expected.latent_avg)
         stated = "conv_clamp" in content
         assert model.generator.config.conv_clamp == (2 if stated else None)
-        assert any("conv_clamp" in note for note in model.notes) is not stated
+        assert any("--conv-clamp 256" in note for note in model.notes) is not stated
+        clamped = checkpoints.load(tmp_path / "bare.pt", conv_clamp=2)
+        assert clamped.generator.config.conv_clamp == 2
+        assert not any("conv_clamp" in note for note in clamped.notes)
+        if stated:
+            with pytest.raises(PspError, match=r"--conv-clamp is 3, but bare.pt says 2"):
+                checkpoints.load(tmp_path / "bare.pt", conv_clamp=3)
     with pytest.raises(PspError, match="export convert"):
         load_generator(tmp_path / "bare.pt")
 

@@ -90,7 +90,8 @@ def weights(output: Path) -> dict[str, Any]:
     """Return what must not depend on kills."""
     if (output / "a.engine").exists():
         with EngineFile.open(output / "a.engine") as engine:
-            return {name: member.sha256 for name, member in engine.manifest.members.items()}
+            members = engine.manifest.members
+            return {name: members[name].sha256 for name in members if name.endswith(".weights")}
     content = checkpoint.read(output / "latest.pt")
     return {name: content[name] for name in ("encoder", "generator") if name in content} | {
         name: value for name, value in content.items() if name in ("g_ema", "latent_avg")
