@@ -90,8 +90,10 @@ def weights(output: Path) -> dict[str, Any]:
     """Return what must not depend on kills."""
     if (output / "a.engine").exists():
         with EngineFile.open(output / "a.engine") as engine:
-            members = engine.manifest.members
-            return {name: members[name].sha256 for name in members if name.endswith(".weights")}
+            return {
+                name: torch.tensor(list(bytes.fromhex(member.sha256)))
+                for name, member in engine.manifest.members.items()
+            }
     content = checkpoint.read(output / "latest.pt")
     return {name: content[name] for name in ("encoder", "generator") if name in content} | {
         name: value for name, value in content.items() if name in ("g_ema", "latent_avg")
