@@ -40,7 +40,7 @@ PUBLIC = (
         "faces",
         "files",
     ),
-    *("hardware", "images", "pencil", "style"),
+    *("hardware", "images", "pencil", "style", "video"),
 )
 INSIDERS = ("benchmarks.fuzz",)  # attacks what nobody else should see
 OF_TRAINER = ("cli.group", "errors", "faces", "files", "images", "paper", "pencil")

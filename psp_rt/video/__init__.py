@@ -9,6 +9,17 @@ psp_rt.video.translate(translator, "in.mp4", "out.mp4")
     writer      a film that plays at any moment
 """
 
-from .translate import Progress, Report, VideoOptions, translate
+from .frames import TrackedFace
+from .track import Tracker, TrackingFinder
+from .translate import Progress, Report, VideoOptions, time_stages, translate
 
-__all__ = ["Progress", "Report", "VideoOptions", "translate"]
+__all__ = [
+    "Progress",
+    "Report",
+    "TrackedFace",
+    "Tracker",
+    "TrackingFinder",
+    "VideoOptions",
+    "time_stages",
+    "translate",
+]

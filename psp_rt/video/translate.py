@@ -223,6 +223,46 @@ def translate(
         )
 
 
+def time_stages(
+    translator: Translator,
+    source: Source,
+    target: str | os.PathLike[str],
+    options: VideoOptions | None = None,
+    *,
+    finder: Finder | None = None,
+) -> list[StageTimes]:
+    """Translate a film with one stage after the other, each over all frames, and return their times.
+
+    For measurements: all frames are in memory at once. The target is written.
+    """
+    options, target = options or VideoOptions(), Path(target)
+    faces = _faces_of(translator, options)
+
+    def timed(name: str, work: Callable[[], list[FilmFrame]]) -> list[FilmFrame]:
+        begin = time.perf_counter()
+        frames = work()
+        times.append(StageTimes(name, len(frames), time.perf_counter() - begin))
+        return frames
+
+    times: list[StageTimes] = []
+    with Film(source, start=options.start, end=options.end, sound=options.sound) as film:
+        tracker = None if faces == "off" else Tracker(finder or MeshFinder(), select=faces)
+        frames = timed("read", lambda: list(film.frames()))
+        for name, work in _stages(translator, film, options, tracker):
+            frames = timed(name, lambda work=work, frames=frames: [work(frame) for frame in frames])  # type: ignore[misc]
+        codec = codec_for(target, options.codec)
+
+        def write() -> list[FilmFrame]:
+            writer = _open_writer(target, film, frames[0], codec, options, None)
+            for frame in frames:
+                writer.write(frame.picture, frame.sound)
+            writer.close()
+            return frames
+
+        timed("write", write)
+    return times
+
+
 def _faces_of(translator: Translator, options: VideoOptions) -> Faces:
     """Return which faces to translate, and refuse what cannot be."""
     spec = translator.manifest.input
