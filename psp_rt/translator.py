@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ from .style import Codes, StyleMix, check_seed
 from .truncation import Truncation, strengths
 from .verification import verify as verify_in_child
 
+Own = TypeVar("Own", bound="Translator")  # a translator, or a subclass of it
 OnError = Literal["raise", "skip"]
 Source = str | os.PathLike[str] | Image
 
@@ -384,10 +385,10 @@ class Translator:
             strengths(truncation, self.manifest.num_styles)  # one error now instead of one for each frame
         return self._stream(frames, in_flight, style, truncation, on_error)
 
-    def clone(self) -> Translator:
+    def clone(self: Own) -> Own:
         """Return a translator for another thread, on the same weights; closing one leaves the other."""
         with self._taking_turns() as backend:
-            other = Translator.__new__(Translator)
+            other = type(self).__new__(type(self))
             other.__dict__ |= self.__dict__
             other._take_own_turns()
             other._batches = copy.copy(self._batches)
@@ -441,7 +442,7 @@ class Translator:
             if backend is not None:
                 backend.close()
 
-    def __enter__(self) -> Translator:
+    def __enter__(self: Own) -> Own:
         return self
 
     def __exit__(self, *error: object) -> None:

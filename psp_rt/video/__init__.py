@@ -10,6 +10,7 @@ psp_rt.video.translate(translator, "in.mp4", "out.mp4")
 """
 
 from .frames import TrackedFace
+from .reader import count_frames
 from .track import Tracker, TrackingFinder
 from .translate import Progress, Report, VideoOptions, time_stages, translate
 
@@ -20,6 +21,7 @@ __all__ = [
     "Tracker",
     "TrackingFinder",
     "VideoOptions",
+    "count_frames",
     "time_stages",
     "translate",
 ]

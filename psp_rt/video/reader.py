@@ -275,6 +275,12 @@ class Film:
         )
 
 
+def count_frames(path: Source) -> int:
+    """Return how many frames of a film can be decoded; damaged ones do not count."""
+    with Film(path, sound=False) as film:
+        return sum(1 for _ in film.frames())
+
+
 def _open(name: str) -> av.container.InputContainer:
     """Open a source; a name without "://" is a file or a device, whatever characters it has."""
     is_address, is_camera = "://" in name, name.startswith("/dev/video")
