@@ -12,6 +12,7 @@ from export.checkpoints.load import LatentAverage, load
 from export.describe import Description, describe
 from export.engine import Precision, Settings, export_engine
 from export.graphs.trace import Storage
+from export.inspect.kernels import Card, count_kernels, kernel_lines, kernels_json
 from export.inspect.report import Inspection, compare_precisions, lines, view_graphs
 from psp_rt import EngineFile, OutputError
 from psp_rt.build import BuildOptions, BuildRequest, prepare
@@ -275,6 +276,21 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     "--pictures", type=File, multiple=True, help="A picture or a folder to compare on. May be repeated."
 )
 @click.option("--save-for-polygraphy", type=File, metavar="DIR", help="Save the comparison for Polygraphy.")
+@click.option(
+    "--kernels", is_flag=True, help="Count the kernels on a GPU, without one: needs TensorRT for RTX."
+)
+@click.option("--batch", type=click.IntRange(1, 256), default=1, show_default=True, help="For --kernels.")
+@click.option(
+    "--bandwidth", type=float, default=3.0, show_default=True, metavar="TB/S", help="Of the card to estimate."
+)
+@click.option(
+    "--peak",
+    type=float,
+    default=790.0,
+    show_default=True,
+    metavar="TFLOP/S",
+    help="Of its tensor cores, FP16.",
+)
 @click.option("--json", "json_file", type=File, metavar="FILE", help="Also write everything to this file.")
 def inspect_command(
     *,
@@ -282,12 +298,20 @@ def inspect_command(
     layers: bool,
     timed: bool,
     threads: int | None,
+    kernels: bool,
+    batch: int,
+    bandwidth: float,
+    peak: float,
     compare: bool,
     pictures: tuple[Path, ...],
     save_for_polygraphy: Path | None,
     json_file: Path | None,
 ) -> None:
-    """Show the layers of ENGINE, their precision, and with --time how long each takes."""
+    """Show the layers of ENGINE, their precision, and with --time how long each takes.
+
+    With --kernels it shows instead what a GPU runs for the FP16 graphs. TensorRT for RTX builds them for
+    compute capability 8.9, which needs no GPU.
+    """
     if not compare and (pictures or save_for_polygraphy is not None):
         raise click.UsageError("--pictures and --save-for-polygraphy are for --compare; add that")
     if json_file is not None:
@@ -301,8 +325,19 @@ def inspect_command(
     def report(step: str) -> None:
         click.echo(f"... {step}", err=True)
 
+    if kernels and (layers or timed or compare):
+        raise click.UsageError("--kernels goes without --layers, --time and --compare; run it by itself")
     found = Inspection(engine=str(engine))
     with EngineFile.open(engine) as file:
+        if kernels:
+            card = Card(bandwidth_tb_s=bandwidth, peak_tflops=peak)
+            counted = count_kernels(file, batch=batch, report=report)
+            for line in kernel_lines(counted, card):
+                click.echo(line)
+            if json_file is not None:
+                write_atomically(json_file, json.dumps(kernels_json(counted, card), indent=1) + "\n")
+                click.echo(f"wrote {json_file}")
+            return
         found.graphs = view_graphs(
             file,
             time_runs=TIMED_RUNS if timed else 0,

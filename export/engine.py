@@ -13,8 +13,9 @@ from export import parity
 from export.checkpoints.tensors import Model
 from export.graphs import fp16
 from export.graphs.activations import psnr_db
+from export.graphs.gpu import gpu_form
 from export.graphs.networks import EncoderGraph, GeneratorGraph, MappingGraph
-from export.graphs.trace import Storage, round_to_fp16, trace
+from export.graphs.trace import Storage, round_to_fp16, trace, trace_again
 from export.strangeness import Usual, measure
 from psp_rt.engine import ImageSize, Manifest, write_engine
 from psp_rt.files import check_writable, folder_beside
@@ -93,7 +94,7 @@ def export_engine(
         members: dict[str, Path] = {}
         for graph in graphs:
             report(f"tracing the {graph.name}")
-            members |= _trace(graph, folder, settings.storage)
+            members |= _trace(graph, folder, settings)
 
         # Compare a trial engine with PyTorch, through the Translator that users will run.
         report("comparing the engine with PyTorch")
@@ -114,8 +115,7 @@ def export_engine(
             samples = fp16.sample(trial, expected.images if pictures is None else pictures)
             for graph in graphs:
                 if not isinstance(graph, MappingGraph):
-                    path, fp32_layers[graph.name] = fp16.add(folder, graph.name, samples)
-                    members[path.name] = path
+                    members |= _add_fp16(graph, folder, samples, fp32_layers)
             report("comparing FP16 with FP32")
             figures |= fp16.compare(folder, samples)
             parity.check(figures, force=settings.force)
@@ -127,9 +127,9 @@ def export_engine(
             generator = GeneratorGraph(model.generator, noise="random", rows=model.output_rows)
             if settings.storage == "fp16":
                 round_to_fp16([generator])
-            members |= _trace(generator, folder, settings.storage)
+            members |= _trace(generator, folder, settings)
             if samples is not None:
-                path, fp32_layers[generator.name] = fp16.add(folder, generator.name, samples)
+                members |= _add_fp16(generator, folder, samples, fp32_layers)
 
         report(f"writing {output}")
         manifest = _manifest(model, settings, figures, fp32_layers, usual)
@@ -152,11 +152,30 @@ def _check(model: Model, output: Path, settings: Settings) -> None:
 
 
 def _trace(
-    graph: EncoderGraph | GeneratorGraph | MappingGraph, folder: Path, storage: Storage
+    graph: EncoderGraph | GeneratorGraph | MappingGraph, folder: Path, settings: Settings
 ) -> dict[str, Path]:
     """Write the files of a graph and return them by their names in the engine."""
-    paths = trace(graph, graph.example_inputs(), graph.output, folder, graph.name, storage=storage)
+    joined: list[tuple[str, ...]] = []
+    if settings.precision == "fp16" and not isinstance(graph, MappingGraph):
+        joined = list(gpu_form(graph).joined.values())
+    inputs, storage = graph.example_inputs(), settings.storage
+    paths = trace(graph, inputs, graph.output, folder, graph.name, storage=storage, joined=joined)
     return {path.name: path for path in paths}
+
+
+def _add_fp16(
+    graph: EncoderGraph | GeneratorGraph,
+    folder: Path,
+    samples: fp16.Samples,
+    fp32_layers: dict[str, tuple[str, ...]],
+) -> dict[str, Path]:
+    """Write the FP16 graph of a traced graph, note its layers in FP32, and return the files that it needs."""
+    form, path, name = gpu_form(graph), folder / f"{graph.name}.onnx", f"{graph.name}.gpu"
+    single = trace_again(form, form.example_inputs(), form.output, path, name=name, joined=form.joined)
+    half, fp32_layers[graph.name] = fp16.add(single, samples)
+    single.unlink()
+    weights = path.with_suffix(".weights")  # perhaps with more than before
+    return {file.name: file for file in (half, weights) if file.exists()}
 
 
 def _reference(graphs: Sequence[EncoderGraph | GeneratorGraph | MappingGraph]) -> parity.Reference:

@@ -121,14 +121,27 @@ def _outputs(names: Iterable[str]) -> list[str]:
 
 def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return an FP32 graph that computes what an FP16 graph computes."""
-    # FP16 constants become FP32 by a cast.
     half = {name for name, kind in float_tensors(model).items() if kind == TensorProto.FLOAT16}
+    return _in_fp32(model, rounded=half)
+
+
+def unrounded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return an FP32 graph that computes what an FP16 graph would without rounding its tensors.
+
+    Small constants were rounded when the FP16 graph was written.
+    """
+    return _in_fp32(model, rounded=set())
+
+
+def _in_fp32(model: onnx.ModelProto, *, rounded: set[str]) -> onnx.ModelProto:
+    """Return an FP16 graph in FP32, with some tensors rounded to FP16."""
+    # FP16 constants become FP32 by a cast.
     nodes = []
     stored = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT16}
     for name in sorted(stored):
         nodes.append(helper.make_node("Cast", [name], [f"{name}|fp32"], to=TensorProto.FLOAT))
 
-    # Each result in FP16 is computed in FP32, cast to FP16 and back.
+    # Each of these tensors is computed in FP32, cast to FP16 and back.
     for original in model.graph.node:
         node = onnx.NodeProto()
         node.CopyFrom(original)
@@ -137,12 +150,12 @@ def emulated(model: onnx.ModelProto) -> onnx.ModelProto:
                 node.input[position] = f"{name}|fp32"
         if node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT16:
             node.attribute[0].i = TensorProto.FLOAT
-        rounded = half.intersection(node.output)
+        names = rounded.intersection(node.output)
         for position, name in enumerate(node.output):
-            if name in rounded:
+            if name in names:
                 node.output[position] = f"{name}|exact"
         nodes.append(node)
-        for name in sorted(rounded):
+        for name in sorted(names):
             nodes.append(
                 helper.make_node("Cast", [f"{name}|exact"], [f"{name}|fp16"], to=TensorProto.FLOAT16)
             )

@@ -1,9 +1,9 @@
 """Write the FP16 graphs of an engine, with precision chosen by measured activations.
 
 TensorRT 10 and 11 take each tensor's type from the graph (strong typing) and have no flag for FP16. So an
-FP16 graph has the nodes of the FP32 graph, with casts where the precision changes. Convolutions compute in
-FP16, and so does what follows on their maps until the next convolution. The rest stays in FP32, because it
-is small and sensitive in range or error:
+FP16 graph has the nodes of an FP32 graph (`export.graphs.gpu`), with casts where the precision changes.
+Convolutions compute in FP16, and so does what follows on their maps until the next convolution. The rest
+stays in FP32, because it is small and sensitive in range or error:
 
     mapping         whole (it has no FP16 graph)
     styles          affine layers, their normalization, demodulation
@@ -33,7 +33,10 @@ from psp_rt.images import read_pictures
 MARGIN = 4  # how far below FP16's largest number measured activations must stay
 LIMIT = float(np.finfo(np.float16).max) / MARGIN
 CONVOLUTIONS = ("Conv", "ConvTranspose")
-FOLLOWING = ("Add", "Mul", "LeakyRelu", "PRelu", "Relu", "Clip", "Slice", "Resize", "Reshape", "Flatten")
+FOLLOWING = (
+    *("Add", "Sub", "Mul", "LeakyRelu", "PRelu", "Relu", "Clip"),
+    *("Slice", "Concat", "Resize", "Reshape", "Flatten"),
+)
 COLORS = "/to_rgb"  # modules of `GeneratorGraph` whose result is a picture
 ANY_TYPE = ("Shape", "Cast")  # read either type
 
@@ -77,7 +80,8 @@ def _suits(
     node: onnx.NodeProto, half: set[str], constants: set[str], activations: Mapping[str, Activation]
 ) -> bool:
     """Return whether a node computes in FP16 if its numbers fit."""
-    if node.op_type == "MatMul":  # a map times the weights of this sample's style
+    if node.op_type == "MatMul" or (node.op_type == "Mul" and node.name.startswith(COLORS)):
+        # a map times the weights of this sample's style
         return any(name in half for name in node.input) and not constants & set(node.input)
     if node.name.startswith(COLORS) and node.op_type != "Reshape":
         return False
@@ -229,8 +233,8 @@ def sample(engine: Path, images: NDArray[np.uint8] | None) -> Samples:
         return Samples(images=images, codes=together, pictures=translator.generate(together))
 
 
-def add(folder: Path, name: str, samples: Samples) -> tuple[Path, tuple[str, ...]]:
-    """Write NAME.fp16.onnx next to NAME.onnx.
+def add(path: Path, samples: Samples) -> tuple[Path, tuple[str, ...]]:
+    """Write NAME.fp16.onnx next to an FP32 graph, NAME.onnx or NAME.SOMETHING.onnx.
 
     Returns:
         Its path, and the names of the nodes that stay in FP32 because their numbers are too large.
@@ -238,7 +242,7 @@ def add(folder: Path, name: str, samples: Samples) -> tuple[Path, tuple[str, ...
     Raises:
         OutputError: The graph computes NaN or infinity even in FP32.
     """
-    path = folder / f"{name}.onnx"
+    name = path.name.partition(".")[0]
     measured = measure(path, _inputs(name, samples))
     broken = [tensor for tensor, found in measured.items() if not np.isfinite(found.largest)]
     if broken:
@@ -249,10 +253,10 @@ def add(folder: Path, name: str, samples: Samples) -> tuple[Path, tuple[str, ...
 
 
 def write(path: Path, activations: Mapping[str, Activation]) -> tuple[Path, tuple[str, ...]]:
-    """Write NAME.fp16.onnx next to NAME.onnx; returns as `add`."""
+    """Write NAME.fp16.onnx next to an FP32 graph; returns as `add`."""
     model = onnx.load(path, load_external_data=False)
     precisions = decide(model, activations)
-    target = path.with_name(f"{path.stem}.fp16.onnx")
+    target = path.with_name(f"{path.name.partition('.')[0]}.fp16.onnx")
     target.write_bytes(convert(model, precisions).SerializeToString())
     onnx.checker.check_model(target, full_check=True)
     return target, precisions.moved

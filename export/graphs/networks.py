@@ -150,12 +150,17 @@ class StyledLayer(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         x = self.conv(x, self.affine(style))
-        if self.noise_constant is not None:
-            x = x + self.noise_constant
-        elif self.noise_strength is not None:
-            x = x + torch.randn_like(x[:, :1]) * self.noise_strength
-        x = F.leaky_relu(x, 0.2)
-        return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
+        return activated(x, self.noise_constant, self.noise_strength, self.clamp)
+
+
+def activated(x: Tensor, constant: Tensor | None, strength: Tensor | None, clamp: float | None) -> Tensor:
+    """Add constant noise or new noise of a strength, if any, and apply the activation."""
+    if constant is not None:
+        x = x + constant
+    elif strength is not None:
+        x = x + torch.randn_like(x[:, :1]) * strength
+    x = F.leaky_relu(x, 0.2)
+    return x if clamp is None else x.clamp(-clamp, clamp)
 
 
 class RgbLayer(nn.Module):

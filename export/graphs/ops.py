@@ -110,6 +110,7 @@ class Upsample(nn.Module):
                                 kernels[channel * 4 + row * 2 + column, channel, d + 1, e + 1] = kernel[
                                     tap, other
                                 ]
+        self.kernel = kernel  # [4, 4]
         self.register_buffer("weight", kernels)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Compare each layer of an FP16 graph with the same layer in FP32, on given inputs.
+"""Compare each layer of an FP16 graph with the same layer without rounding, on given inputs.
 
-Both graphs run on a CPU, FP16 emulated (`graphs.activations`), through NVIDIA's Polygraphy: it makes tensors
+Both run on a CPU, FP16 emulated (`graphs.activations`), through NVIDIA's Polygraphy: it makes tensors
 outputs, runs both graphs on the same inputs, and writes files that its tools read on a GPU. Its own PSNR
 takes the largest value as the peak, which means little for negative values, so here the peak is the range of
 the tensor in FP32.
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
 from polygraphy.backend.onnx import ModifyOutputs
 from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
@@ -23,7 +24,7 @@ from polygraphy.comparator import Comparator, RunResults
 from polygraphy.json import save_json
 from polygraphy.logger import G_LOGGER
 
-from export.graphs.activations import Feeds, constant_arrays, emulated, float_tensors
+from export.graphs.activations import Feeds, constant_arrays, emulated, float_tensors, unrounded
 from export.inspect.layers import Layer, known_shapes, read_layers
 from psp_rt.errors import OutputError
 
@@ -53,28 +54,36 @@ class Difference:
 def compare(
     folder: Path, name: str, inputs: Sequence[Feeds], *, save_to: Path | None = None
 ) -> list[Difference]:
-    """Return the difference of each layer of NAME.fp16.onnx from NAME.onnx, in order.
+    """Return the difference of each layer of NAME.fp16.onnx from FP32, in order.
+
+    The layers are compared with those of the same graph without rounding, because the portable graph has
+    others; the result is compared with that of the portable graph.
 
     Args:
-        folder: Contains both graphs and their weights.
+        folder: Contains NAME.onnx, NAME.fp16.onnx and their weights.
         name: "encoder" or "generator".
         inputs: Batches of one, each under the names of the graph's inputs.
         save_to: A folder for NAME.inputs.json and NAME.fp32.json, which Polygraphy reads.
     """
-    single, half = (onnx.load(folder / f"{name}{end}", load_external_data=False)
-                    for end in (".onnx", ".fp16.onnx"))  # fmt: skip
+    half = onnx.load(folder / f"{name}.fp16.onnx", load_external_data=False)
+    single = unrounded(half)
     layers = {layer.output: layer for layer in read_layers(half, batch=1)}
     pair = {FP32: single, FP16: emulated(half)}
     shared = _shared(single, half, folder)
+    result = half.graph.output[0].name
+    session = onnxruntime.InferenceSession(folder / f"{name}.onnx", providers=["CPUExecutionProvider"])
+    expected = [session.run([result], dict(feeds))[0] for feeds in inputs]
     found: dict[str, Difference] = {}
     kept: list[dict[str, NDArray[Any]]] = [{} for _ in inputs]
     for group in _groups(shared, single, copies=2 * len(inputs)):
         results = _run(pair, group, inputs, folder)
-        for exact, other, kept_here in zip(results[FP32], results[FP16], kept, strict=True):
+        for exact, other, portable, kept_here in zip(
+            results[FP32], results[FP16], expected, kept, strict=True
+        ):
             for tensor in group:
-                layer = layers[tensor]
-                found[tensor] = _worse(found.get(tensor), _difference(layer, exact[tensor], other[tensor]))
-                if save_to is not None and (layer.operator in KEPT or tensor == half.graph.output[0].name):
+                layer, right = layers[tensor], portable if tensor == result else exact[tensor]
+                found[tensor] = _worse(found.get(tensor), _difference(layer, right, other[tensor]))
+                if save_to is not None and (layer.operator in KEPT or tensor == result):
                     kept_here[tensor] = exact[tensor]
     if save_to is not None:
         _save(save_to, name, inputs, kept)

@@ -203,11 +203,11 @@ def lines(found: Inspection, *, every_layer: bool) -> Iterator[str]:
     for view in found.graphs:
         yield ""
         yield _heading(view)
-        yield from _table(_operator_rows(view))
+        yield from table(_operator_rows(view))
         yield from _islands(view)
         if every_layer:
             yield ""
-            yield from _table(_layer_rows(view))
+            yield from table(_layer_rows(view))
     for network, differences in found.differences.items():
         yield ""
         yield from _comparison(network, differences, every_layer=every_layer)
@@ -279,7 +279,7 @@ def _comparison(network: str, differences: "Sequence[Difference]", *, every_laye
     if not every_layer:
         shown = sorted(differences, key=lambda one: -one.relative)[:MOST_DIFFERENT]
         yield f"the {len(shown)} of {len(differences)} layers that differ most:"
-    yield from _table(_difference_rows(shown))
+    yield from table(_difference_rows(shown))
 
 
 def _difference_rows(differences: "Sequence[Difference]") -> Iterator[list[str]]:
@@ -310,7 +310,7 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def _table(rows: Iterator[list[str]]) -> Iterator[str]:
+def table(rows: Iterator[list[str]]) -> Iterator[str]:
     """Yield the rows in columns, with numbers aligned to the right."""
     cells = list(rows)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

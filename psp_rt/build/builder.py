@@ -40,9 +40,24 @@ class BuildOptions:
 class PlanBuilder:
     """Builds the plans of one engine, one graph after the other, with one timing cache."""
 
-    def __init__(self, trt: Any, options: BuildOptions, *, timing_cache: bytes = b"") -> None:
+    def __init__(
+        self,
+        trt: Any,
+        options: BuildOptions,
+        *,
+        timing_cache: bytes = b"",
+        listen: Callable[[str], None] | None = None,
+    ) -> None:
+        """Create a builder.
+
+        Args:
+            trt: The library.
+            options: For all plans.
+            timing_cache: Of an earlier build.
+            listen: Called with each of TensorRT's messages, also the verbose ones.
+        """
         self._trt, self._options, self._cache = trt, options, timing_cache
-        self._logger = error_logger(trt)
+        self._logger = error_logger(trt, listen=listen)
         try:
             self._builder = trt.Builder(self._logger)
         except TypeError as error:  # pybind raises TypeError when TensorRT returns a null builder

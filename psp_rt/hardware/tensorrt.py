@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,8 +76,13 @@ def strongly_typed(trt: Any) -> bool:
     return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
 
-def error_logger(trt: Any) -> Any:
-    """Return a logger that collects errors, so that a failure can be reported with its reasons."""
+def error_logger(trt: Any, *, listen: Callable[[str], None] | None = None) -> Any:
+    """Return a logger that collects errors, so that a failure can be reported with its reasons.
+
+    Args:
+        trt: The library.
+        listen: Called with every message.
+    """
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -84,6 +90,8 @@ def error_logger(trt: Any) -> Any:
             self.errors: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
+            if listen is not None:
+                listen(message)
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
                 self.errors.append(message)
 

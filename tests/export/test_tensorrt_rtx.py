@@ -3,20 +3,24 @@
 It has TensorRT 11's parser and strongly typed builder. `make rtx-test` installs it.
 """
 
+import json
 import zipfile
 from dataclasses import replace
 
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto
 
+from export.__main__ import main
 from export.checkpoints import load as checkpoints
 from export.engine import Settings, export_engine
+from export.inspect.kernels import Card, RtxBuilder, count_kernels
+from export.inspect.layers import read_layers
+from export.inspect.report import named_graph
 from psp_rt import BackendError, EngineFile
-from psp_rt.build import BuildOptions
 from psp_rt.engine.walk import OPERATORS
 from tests.models import tiny_models
-from tests.models.rtx import RtxBuilder
 from tests.models.tiny_models import GENERATOR, encoder_config
 from trainer.networks import EncoderConfig, GeneratorConfig, official_channels
 
@@ -118,6 +122,39 @@ def test_the_build_says_how_far_it_is(tmp_path, trt):
     assert all(0 <= done <= whole for _, done, whole in steps)
 
 
+# Kernels and megabytes. The bounds are what was measured and a twentieth more.
+
+
+def test_the_graphs_keep_their_few_kernels(tmp_path, trt):
+    path = engine(tmp_path, generator=WIDE)
+    with EngineFile.open(path) as file:
+        graphs = {graph.graph: graph for graph in count_kernels(file, batch=1)}
+        layers = {name: read_layers(named_graph(file, name), batch=1) for name in graphs}
+    found = {name: len(graph.kernels) for name, graph in graphs.items()}
+    assert found["encoder.fp16"] <= 54
+    assert found["generator.fp16"] <= 36
+    for name, graph in graphs.items():
+        assert sum(kernel.macs for kernel in graph.kernels) == sum(layer.macs for layer in layers[name])
+        assert 0.2 < graph.megabytes < 2
+        card, faster = Card(), Card(bandwidth_tb_s=30)
+        assert 0 < graph.us(faster) <= graph.us(card)
+        assert graph.us(card) >= 1.5 * len(graph.kernels)
+
+
+def test_the_command_counts_kernels(tmp_path, trt):
+    path = engine(tmp_path)
+    words = ["inspect", str(path), "--kernels", "--batch", "2", "--json", str(tmp_path / "k.json")]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "k.json").read_text())
+    assert set(found["graphs"]) == {"encoder.fp16", "generator.fp16"}
+    graph = found["graphs"]["generator.fp16"]
+    assert graph["batch"] == 2
+    assert len(graph["costliest"]) == 15
+    assert any("/convs.5/Conv" in kernel["layers"] for kernel in graph["costliest"])
+    assert f"together: {found['kernels']} kernels" in done.output
+
+
 @pytest.mark.slow
 def test_the_full_size_pair_parses_and_builds(tmp_path, trt):
     """The official sizes, with drawn weights."""
@@ -126,9 +163,12 @@ def test_the_full_size_pair_parses_and_builds(tmp_path, trt):
     tiny_models.write_official(tmp_path / "a.pt", encoder, sizes)
     model = checkpoints.load(tmp_path / "a.pt")
     (tmp_path / "a.pt").unlink()
-    export_engine(model, tmp_path / "a.engine", Settings(precision="fp16", storage="fp16", force=True))
-    builder = RtxBuilder(trt, BuildOptions(batches=(1, 1, 1)))
+    manifest = export_engine(
+        model, tmp_path / "a.engine", Settings(precision="fp16", storage="fp16", force=True)
+    )
     with EngineFile.open(tmp_path / "a.engine") as file:
-        for name in ("generator.fp16", "encoder.fp16"):
-            weights = len(file.view(f"{name.removesuffix('.fp16')}.weights"))
-            assert len(builder.build(builder.parse(file, name))) > weights // 2
+        for batch, kernels, megabytes in ((1, 215, 1900), (8, 225, 13_100)):
+            graphs = count_kernels(file, batch=batch)
+            assert sum(len(graph.kernels) for graph in graphs) <= kernels
+            assert sum(graph.megabytes for graph in graphs) <= megabytes
+        assert manifest.parity["fp16_end_to_end_psnr_db"] > 40
