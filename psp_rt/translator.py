@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Literal, TypeVar, overload
 
@@ -16,21 +14,19 @@ import numpy as np
 import numpy.typing as npt
 from PIL.Image import Image
 
-from .backends import open_backend
-from .backends.backend import Backend
 from .batching import StyledBatches
 from .engine.manifest import InputSpec, Manifest
-from .engine.reader import EngineFile
-from .engine.statistics import CODES, STYLES, Statistics
-from .errors import BackendError, DeviceError, InputError, PspError, out_of_memory
+from .errors import BackendError, InputError, PspError
 from .faces import Finder, PhotoResult, Selection, translate_faces
-from .hardware.choose import BackendName, Choice, Device, Hardware, Precision, candidates
+from .hardware.choose import BackendName, Device, Precision
 from .hardware.probe import check_threads
 from .images import COLORS, Color, Pixels, is_device_array, read_pictures, to_array
 from .input_checks import check_codes, check_faces, check_sizes
+from .opening import open_engine
 from .streaming import check_frames, in_order
 from .style import Codes, StyleMix, check_seed
 from .truncation import Truncation, strengths
+from .turns import Turns
 from .verification import verify as verify_in_child
 
 Own = TypeVar("Own", bound="Translator")  # a translator, or a subclass of it
@@ -53,9 +49,6 @@ class Translator:
     Calls from several threads take turns; a :meth:`clone` runs in parallel. Results belong to the caller. N
     is the batch, K the number of styles, L ``num_styles`` and D ``style_dim`` of the manifest.
     """
-
-    _busy: bool  # a call is in progress,
-    _close_after: bool  # and closes when it ends
 
     def __init__(
         self,
@@ -98,26 +91,16 @@ class Translator:
         check_threads(threads)
         if verify:
             verify_in_child(path)
+        opened = open_engine(path, device=device, backend=backend, precision=precision, threads=threads)
+        self.manifest: Manifest = opened.manifest
         self.color: Color = color
-        self._process = os.getpid()
-        self._take_own_turns()
-        with EngineFile.open(path, needs_graphs=False) as engine:
-            self.manifest: Manifest = engine.manifest
-            num_styles, style_dim = self.manifest.num_styles, self.manifest.style_dim
-            styles = _statistics(engine, STYLES, style_dim)
-            self._usual = _statistics(engine, CODES, num_styles, style_dim)
-            average = None if styles is None else styles.mean
-            self._batches = StyledBatches(self.manifest, max_batch, average=average)
-            choices = candidates(
-                Hardware(), device=device, backend=backend, precision=precision, engine=engine
-            )
-            opened, choice = _open_first(engine, choices, threads)
-        self._backend: Backend | None = opened
-        self.device: str = opened.device
-        self.backend: str = opened.name
-        self.precision: str = opened.precision
-        self.runs_on: str = f"{self.device}, {opened.description} ({choice.reason})"
-        log.info("%s runs on %s", path, self.runs_on)
+        self.device: str = opened.backend.device
+        self.backend: str = opened.backend.name
+        self.precision: str = opened.backend.precision
+        self.runs_on: str = opened.runs_on
+        self._usual = opened.usual
+        self._batches = StyledBatches(opened.manifest, max_batch, average=opened.average)
+        self._turns = Turns(opened.backend)
 
     def __repr__(self) -> str:
         return f"<Translator of {self.manifest.task} on {self.runs_on}>"
@@ -200,7 +183,7 @@ class Translator:
         pictures = read_pictures(images, self._input_spec("run"), color=self.color)
         check_sizes(pictures.sizes, self.manifest)
         seen: list[Codes] = []
-        with self._taking_turns() as backend:
+        with self._turns.take() as backend:
             results = self._batches.translate(backend, pictures.pixels, style, truncation, seen.append)
         if seen:
             check_codes(np.concatenate(seen), self.manifest, self._usual)
@@ -263,7 +246,7 @@ class Translator:
         """Return the codes of one picture [L, D], or of a batch or list [N, L, D]."""
         pictures = read_pictures(images, self._input_spec("encode"), color=self.color)
         check_sizes(pictures.sizes, self.manifest)
-        with self._taking_turns() as backend:
+        with self._turns.take() as backend:
             codes = self._batches.encode(backend, pictures.pixels)
         check_codes(codes, self.manifest, self._usual)
         return codes[0] if pictures.container == "one" else codes
@@ -288,7 +271,7 @@ class Translator:
             uint8 [H, W, 3] or [N, H, W, 3]; with K styles [K, H, W, 3] or [N, K, H, W, 3]; in the channel
             order that `color` says.
         """
-        with self._taking_turns() as backend:
+        with self._turns.take() as backend:
             results = self._batches.generate(backend, codes, style, truncation)
         return to_array(results, self.color, out)
 
@@ -302,7 +285,7 @@ class Translator:
         seeds = [check_seed(value) for value in ([seed] if one else seed)]  # type: ignore[union-attr]
         if not seeds:
             raise InputError("there are no seeds; pass at least one, such as sample([1, 2, 3])")
-        with self._taking_turns() as backend:
+        with self._turns.take() as backend:
             codes = self._batches.sample(backend, seeds, truncation)
         return codes[0] if one else codes
 
@@ -312,7 +295,7 @@ class Translator:
 
         It is stored in the engine; for engines from before that, the average of 1,024 fixed seeds.
         """
-        with self._taking_turns() as backend:
+        with self._turns.take() as backend:
             return self._batches.average(backend)
 
     @overload
@@ -379,7 +362,7 @@ class Translator:
         if not isinstance(in_flight, int) or in_flight < 1:
             raise InputError(f"in_flight is {in_flight!r}; expected 1 or more")
         if style is not None:
-            with self._taking_turns() as backend:
+            with self._turns.take() as backend:
                 style = style.with_references(self._batches.styles(backend, style, None).reference)
         if truncation is not None:
             strengths(truncation, self.manifest.num_styles)  # one error now instead of one for each frame
@@ -387,12 +370,11 @@ class Translator:
 
     def clone(self: Own) -> Own:
         """Return a translator for another thread, on the same weights; closing one leaves the other."""
-        with self._taking_turns() as backend:
+        with self._turns.take() as backend:
             other = type(self).__new__(type(self))
             other.__dict__ |= self.__dict__
-            other._take_own_turns()
             other._batches = copy.copy(self._batches)
-            other._backend = backend.clone()
+            other._turns = Turns(backend.clone())
         return other
 
     def __getstate__(self) -> None:
@@ -420,7 +402,7 @@ class Translator:
         Raises:
             InputError: The backend has no such session.
         """
-        with self._taking_turns() as backend:
+        with self._turns.take() as backend:
             return backend.bare(name)
 
     def close(self) -> None:
@@ -431,52 +413,13 @@ class Translator:
         that was forked off, as its threads are in the other one. At the end of the process, what is still
         open is closed by itself.
         """
-        if os.getpid() != self._process:
-            self._backend = None
-            return
-        with self._turn:
-            if self._busy:
-                self._close_after = True
-                return
-            backend, self._backend = self._backend, None
-            if backend is not None:
-                backend.close()
+        self._turns.close()
 
     def __enter__(self: Own) -> Own:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    @contextmanager
-    def _taking_turns(self) -> Iterator[Backend]:
-        if os.getpid() != self._process:  # before the lock, which may have been held when this process forked
-            raise PspError(
-                f"this translator was opened in process {self._process}, and this is process {os.getpid()}, "
-                "where its threads do not exist; open the engine in each worker"
-            )
-        with self._turn:
-            if self._backend is None:
-                raise PspError("this translator is closed; open the engine again")
-            if self._busy:
-                raise PspError(
-                    "a signal handler cannot use the translator whose call it interrupts; use a clone"
-                )
-            try:
-                self._busy = True
-                yield self._backend
-            except MemoryError as error:
-                advice = "open the engine with a smaller max_batch, or pass fewer pictures at once"
-                raise out_of_memory(error, "this batch", advice) or error from error
-            finally:
-                self._busy = False
-                if self._close_after:
-                    self.close()
-
-    def _take_own_turns(self) -> None:
-        """Begin with no call in progress. A signal handler may close in the thread that has the turn."""
-        self._turn = threading.RLock()
-        self._busy = self._close_after = False
 
     def _input_spec(self, call: str) -> InputSpec:
         if self.manifest.input is None:
@@ -494,7 +437,7 @@ class Translator:
                 "pictures in GPU memory are RGB, the input and the result, and this translator was opened "
                 f"with color={self.color!r}, whose order is not swapped there; open it with color='rgb'"
             )
-        with self._taking_turns() as backend:
+        with self._turns.take() as backend:
             return self._batches.translate_on_gpu(backend, images, style, truncation, out=out, stream=stream)
 
     def _stream(
@@ -529,31 +472,3 @@ def _skipped(error: Exception) -> bool:
         return False
     log.warning("a frame is left out: %s", error)
     return True
-
-
-def _statistics(engine: EngineFile, member: str, *shape: int) -> Statistics | None:
-    """Return statistics that an engine stores, if it does."""
-    if member not in engine.names:
-        return None
-    return Statistics.from_bytes(engine.view(member), *shape, member=member)
-
-
-def _open_first(engine: EngineFile, choices: Iterator[Choice], threads: int | None) -> tuple[Backend, Choice]:
-    """Open the first choice that works; if none does, raise the error of the first one."""
-    failures: list[DeviceError | BackendError] = []
-    try:
-        for choice in choices:
-            reasons = "; ".join([*map(str, failures), choice.reason])
-            if not choice.plan:
-                engine.check_has_graphs(reasons)
-            try:
-                return open_backend(engine, choice, threads=threads), replace(choice, reason=reasons)
-            except (DeviceError, BackendError) as error:
-                log.warning(
-                    "%s cannot run on %s with %s: %s", engine.path, choice.device, choice.backend, error
-                )
-                failures.append(error)
-    except DeviceError:  # there is no other choice
-        if not failures:
-            raise
-    raise failures[0]

@@ -20,7 +20,7 @@ FLOORS = (
     ("cuda", "images"),
     ("hardware",),
     ("backends", "faces"),
-    ("batching", "build", "drawings", "input_checks", "verification"),
+    ("batching", "build", "drawings", "input_checks", "opening", "turns", "verification"),
     ("preparation", "translator"),
     ("serving", "video"),
     ("__init__", "cli"),

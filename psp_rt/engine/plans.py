@@ -19,10 +19,13 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import FormatError, PlanError
 from .fields import Fields
-from .reader import EngineFile
+
+if TYPE_CHECKING:
+    from .reader import EngineFile
 
 RECORD = "record.json"
 MAX_RECORD = 1 << 16  # bytes

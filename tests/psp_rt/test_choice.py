@@ -56,7 +56,7 @@ def run_on(monkeypatch):
     """Make Translators believe that they are on another machine."""
 
     def pretend(**facts: object) -> None:
-        monkeypatch.setattr("psp_rt.translator.Hardware", lambda: machine(**facts))
+        monkeypatch.setattr("psp_rt.opening.Hardware", lambda: machine(**facts))
 
     return pretend
 

@@ -47,7 +47,7 @@ def onnxruntime(library, engine_paths, monkeypatch):
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr(OnnxRuntimeBackend, "_place", lambda backend: ("cpu", 0))
     with Translator(engine_paths["rgb"], device="cpu", backend="onnxruntime", color="rgb") as opened:
-        opened._backend.device = "cuda:0"
+        opened._turns._backend.device = "cuda:0"
         yield opened
 
 
@@ -525,7 +525,7 @@ def test_a_failing_run_is_a_backend_error(onnxruntime, library, monkeypatch):
         def run(self, *_):
             raise RuntimeError("out of memory")
 
-    monkeypatch.setitem(onnxruntime._backend._sessions, "generator", Broken())
+    monkeypatch.setitem(onnxruntime._turns._backend._sessions, "generator", Broken())
     for call in (
         lambda: onnxruntime.run(pixels()),
         lambda: onnxruntime.run(library.array(pixels()), out=library.empty(*SIZE)),

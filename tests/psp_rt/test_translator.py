@@ -35,7 +35,9 @@ class Calls:
         self.made: list[tuple[str, int]] = []
         for name in ("encode", "map", "generate"):
             monkeypatch.setattr(
-                translator._backend, name, self._counted(name, getattr(translator._backend, name))
+                translator._turns._backend,
+                name,
+                self._counted(name, getattr(translator._turns._backend, name)),
             )
 
     def _counted(self, name: str, call):
@@ -422,7 +424,7 @@ def test_an_array_that_changes_in_a_style_is_noticed(translator, picture):
 
 
 def test_threads_take_turns(translator, monkeypatch):
-    inside, most, encode = [], [], translator._backend.encode
+    inside, most, encode = [], [], translator._turns._backend.encode
 
     def slow(images):
         inside.append(1)
@@ -431,7 +433,7 @@ def test_threads_take_turns(translator, monkeypatch):
         inside.pop()
         return encode(images)
 
-    monkeypatch.setattr(translator._backend, "encode", slow)
+    monkeypatch.setattr(translator._turns._backend, "encode", slow)
     pictures, found = batch_of(8, 3), {}
     threads = [
         threading.Thread(target=lambda at=at: found.update({at: translator.run(pictures[at])}))
@@ -450,9 +452,11 @@ def test_a_clone_runs_beside_the_first(engine_paths, backend, picture, monkeypat
     with first, first.clone() as second:
         meeting = threading.Barrier(2, timeout=5)
         for translator in (first, second):
-            run_graph = translator._backend.encode
+            run_graph = translator._turns._backend.encode
             monkeypatch.setattr(
-                translator._backend, "encode", lambda images, run=run_graph: (meeting.wait(), run(images))[1]
+                translator._turns._backend,
+                "encode",
+                lambda images, run=run_graph: (meeting.wait(), run(images))[1],
             )
         found = []
         thread = threading.Thread(target=lambda: found.append(first.run(picture)))
@@ -488,7 +492,7 @@ def test_a_failing_graph_is_a_backend_error(translator, picture, monkeypatch):
             raise RuntimeError("out of memory")
 
     runners = "_sessions" if translator.backend == "onnxruntime" else "_requests"
-    monkeypatch.setitem(getattr(translator._backend, runners), "encoder", Broken())
+    monkeypatch.setitem(getattr(translator._turns._backend, runners), "encoder", Broken())
     with pytest.raises(BackendError, match=r"(ONNX Runtime|OpenVINO) failed in the encoder on cpu: out of"):
         translator.run(picture)
 
