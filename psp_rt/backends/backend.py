@@ -9,14 +9,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..images import Pixels
 from ..style import Codes
+
+if TYPE_CHECKING:
+    from ..images import Pixels
 
 LESS_MEMORY = "open the engine with a smaller max_batch, or free memory"
 
