@@ -52,8 +52,14 @@ def check_faces(sides: Iterable[float], manifest: Manifest) -> None:
         _check_upscale(scale, f"a face of {side:.0f} pixels", f"{spec.width} x {spec.height}", manifest)
 
 
-def check_codes(codes: Codes, manifest: Manifest, statistics: Statistics | None) -> None:
-    """Warn of codes [N, L, D] that lie far from those of the pictures that the model is for."""
+def check_codes(
+    codes: Codes, manifest: Manifest, statistics: Statistics | None, *, from_bgr: bool = False
+) -> None:
+    """Warn of codes [N, L, D] that lie far from those of the pictures that the model is for.
+
+    The most common reason in programs is the order of an array's channels: faces become blue.
+    """
+    hint = "; arrays are read as BGR: open the engine with color='rgb' if these are RGB" if from_bgr else ""
     limit = manifest.strange_above
     if limit is None or statistics is None:
         return
@@ -62,7 +68,7 @@ def check_codes(codes: Codes, manifest: Manifest, statistics: Statistics | None)
             name = "the picture" if len(codes) == 1 else f"picture {number} of the batch"
             _warn(
                 f"{name} is unlike those that this model was made for: its code lies {distance:.2f} spreads "
-                f"from usual ones, expected at most {limit:.2f}; the result may be poor",
+                f"from usual ones, expected at most {limit:.2f}; the result may be poor{hint}",
                 *("strange", distance, limit),
             )
 

@@ -186,7 +186,7 @@ class Translator:
         with self._turns.take() as backend:
             results = self._batches.translate(backend, pictures.pixels, style, truncation, seen.append)
         if seen:
-            check_codes(np.concatenate(seen), self.manifest, self._usual)
+            check_codes(np.concatenate(seen), self.manifest, self._usual, from_bgr=pictures.from_bgr)
         return pictures.restore(results, out)
 
     def run_faces(
@@ -248,7 +248,7 @@ class Translator:
         check_sizes(pictures.sizes, self.manifest)
         with self._turns.take() as backend:
             codes = self._batches.encode(backend, pictures.pixels)
-        check_codes(codes, self.manifest, self._usual)
+        check_codes(codes, self.manifest, self._usual, from_bgr=pictures.from_bgr)
         return codes[0] if pictures.container == "one" else codes
 
     def generate(

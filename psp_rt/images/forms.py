@@ -36,6 +36,11 @@ class Pictures:
     arrays: tuple[bool, ...]  # for each picture: whether it was an array
     color: str
 
+    @property
+    def from_bgr(self) -> bool:
+        """Whether there are arrays among them that were read as BGR."""
+        return self.color == "bgr" and any(self.arrays) and self.pixels.shape[-1] == 3
+
     def restore(self, results: Pixels, out: Pixels | None = None) -> Any:
         """Return results, RGB [N, H, W, 3] or [N, K, H, W, 3], in the form of the input."""
         if self.container == "array" or (self.container == "one" and self.arrays[0]):

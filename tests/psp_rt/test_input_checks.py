@@ -90,6 +90,19 @@ def test_a_filter_makes_warnings_errors_and_they_name_the_callers_line(translato
     assert translator.run(PICTURES[0]).shape  # the translator still works
 
 
+def test_a_strange_array_is_a_hint_at_the_order_of_its_channels(tmp_path):
+    strange = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    path = build(tmp_path / "a.engine", limit=1.3)
+    for color, picture, hinted in (
+        ("bgr", strange, True),
+        ("rgb", strange, False),
+        ("bgr", Image.fromarray(strange), False),
+    ):
+        with Translator(path, color=color) as translator:
+            (found,) = caught(lambda: translator.run(picture))  # noqa: B023
+            assert ("color='rgb'" in str(found)) == hinted
+
+
 def test_statistics_come_back_and_damaged_ones_are_refused(tmp_path):
     known = Statistics.of(np.random.default_rng(1).standard_normal((50, L, D)).astype(np.float32))
     again = Statistics.from_bytes(known.to_bytes(), L, D, member=CODES)
