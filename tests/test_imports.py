@@ -42,7 +42,7 @@ PUBLIC = (
     ),
     *("hardware", "images", "pencil", "style", "video"),
 )
-INSIDERS = ("benchmarks.fuzz",)  # attacks what nobody else should see
+INSIDERS = ("benchmarks.fuzzing.bodies", "benchmarks.fuzzing.engines")  # attacks what nobody else should see
 OF_TRAINER = ("cli.group", "errors", "faces", "files", "images", "paper", "pencil")
 LONGEST_CHAIN = 18
 

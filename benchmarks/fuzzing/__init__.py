@@ -1,0 +1,1 @@
+"""Damaged inputs of each kind that the product reads, and the campaigns that send them."""
