@@ -45,7 +45,7 @@ export class Drawing {
     this.context.putImageData(before.pixels, 0, 0);
     this.photo = before.photo;
     this.empty = before.empty;
-    this.changed("done");
+    this.changed("again");
   }
 
   mirror() {
@@ -103,13 +103,20 @@ export class Drawing {
   line(from, to, pressure = 0.5) {
     if (this.photo) this.clear(false); // a stroke begins a drawing of its own
     const force = pressure > 0 ? 0.5 + pressure : 1;
+    const width = this.width * (this.erasing ? 4 : this.label ? 5 : force);
+    const around = [
+      Math.floor(Math.min(from.x, to.x) - width), Math.floor(Math.min(from.y, to.y) - width),
+      Math.ceil(Math.abs(from.x - to.x) + 2 * width) + 1, Math.ceil(Math.abs(from.y - to.y) + 2 * width) + 1,
+    ];
+    const before = this.labels && this.context.getImageData(...around);
     this.context.strokeStyle = this.erasing ? this.ground : this.label ? this.label.color : "#111111";
-    this.context.lineWidth = this.width * (this.erasing ? 4 : this.label ? 5 : force);
+    this.context.lineWidth = width;
     this.context.lineCap = this.context.lineJoin = "round";
     this.context.beginPath();
     this.context.moveTo(from.x, from.y);
     this.context.lineTo(to.x + 0.01, to.y);
     this.context.stroke();
+    if (before) this.context.putImageData(crisp(before, this.context.getImageData(...around), this.labels), around[0], around[1]);
     this.empty = false;
   }
 
@@ -128,6 +135,7 @@ export class Drawing {
         this.changed("stroke");
       }
     } else return;
+    this.pen.shown?.(this.pen);
     event.preventDefault();
   }
 
@@ -139,6 +147,17 @@ export class Drawing {
     const scale = Math.min(this.canvas.width / width, this.canvas.height / height);
     const [w, h] = [width * scale, height * scale];
     this.context.drawImage(picture, (this.canvas.width - w) / 2, (this.canvas.height - h) / 2, w, h);
+    this.photo = file;
+    this.empty = false;
+  }
+
+  // Stands for a file that the browser cannot show, such as HEIC or TIFF; the server may read it all the same.
+  name(file) {
+    this.clear(true);
+    this.context.fillStyle = "#888888";
+    this.context.textAlign = "center";
+    this.context.font = "24px sans-serif";
+    this.context.fillText(file.name, this.canvas.width / 2, this.canvas.height / 2, this.canvas.width - 20);
     this.photo = file;
     this.empty = false;
   }
@@ -160,7 +179,18 @@ export class Drawing {
   }
 }
 
-// Edges of lines are blends of two colors: each pixel gets the label whose color is nearest.
+// Browsers blend the edges of lines, and a blend of two labels' colors may be a third label's: such a pixel
+// keeps the color that it had. The middle of the line has the label's color exactly.
+function crisp(before, after, labels) {
+  const known = new Set(labels.map(({ rgb }) => (rgb[0] << 16) | (rgb[1] << 8) | rgb[2]));
+  const [old, data] = [before.data, after.data];
+  for (let at = 0; at < data.length; at += 4) {
+    if (!known.has((data[at] << 16) | (data[at + 1] << 8) | data[at + 2])) data.set(old.subarray(at, at + 4), at);
+  }
+  return after;
+}
+
+// Pictures that were dropped have colors of their own: each pixel gets the label whose color is nearest.
 function nearest(labels, red, green, blue) {
   let best = 0;
   let least = Infinity;

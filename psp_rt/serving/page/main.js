@@ -1,7 +1,7 @@
 // The page: what is drawn goes to the server, and the newest result is shown beside it.
 
 import { Drawing } from "./canvas.js";
-import { Newest, engines, generate, run, runAll } from "./server.js";
+import { Newest, engines, generate, pause, run, runAll } from "./server.js";
 
 const $ = (id) => document.getElementById(id);
 const VARIANTS = 8;
@@ -16,7 +16,7 @@ let camera = null;
 
 const engine = () => known.find(({ name }) => name === $("engine").value);
 const drawing = new Drawing($("canvas"), (when) => changed(when));
-const live = new Newest(ask, show, fail);
+const live = new Newest(ask, show, fail, (busy) => $("result").setAttribute("aria-busy", busy));
 
 // What the controls say.
 
@@ -33,7 +33,7 @@ function options() {
   const truncation = Number($("truncation").value);
   return {
     engine: engine().name,
-    seeds: second ? "" : $("seed").value,
+    seeds: second && engine().input ? "" : $("seed").value,
     layers: mixes ? layers() : "",
     alpha: mixes ? $("alpha").value : "",
     truncation: truncation < 1 ? truncation : "",
@@ -46,6 +46,10 @@ function options() {
 // The live result.
 
 async function ask(job) {
+  if (!engine().input) {
+    const [made] = await generate({ engine: job.engine, seeds: [Number(job.seeds)], truncation: job.truncation });
+    return { ...made, report: `seed ${made.seed}` };
+  }
   const picture = await drawing.blob();
   return { ...(await run(job, { image: picture, style_from: second })), photo: Boolean(drawing.photo) };
 }
@@ -69,15 +73,15 @@ function say(text, isError = false) {
 }
 
 function fail(error) {
-  say(error instanceof TypeError ? "the server does not answer" : error.message, true);
+  say(error.message, true);
 }
 
 function changed(when) {
   $("hint").hidden = !drawing.empty;
   $("palette").hidden = !drawing.labels;
-  if (drawing.empty && !second && engine().input) return;
-  if (engine().input) live.send(options());
-  if (when === "done" && result && !camera) remember();
+  if (!engine() || (drawing.empty && engine().input)) return;
+  live.send(options());
+  if (when === "done" && !camera) remember();
 }
 
 // History: a click brings the drawing back.
@@ -132,8 +136,8 @@ async function variants() {
     use: ({ seed, blob }) => {
       $("seed").value = seed;
       forget();
-      if (engine().input) live.send(options());
-      else show({ blob, report: "" }, 0);
+      if (engine().input && !drawing.empty) live.send(options());
+      else show({ blob, report: `seed ${seed}` }, 0);
     },
   };
   if (drawing.empty || !engine().input) {
@@ -168,13 +172,10 @@ async function open(file) {
   if (!file) return;
   try {
     await drawing.show(file, file);
-    changed("done");
   } catch {
-    // A format that the browser cannot show, such as HEIC or TIFF, may still be one that the server reads.
-    drawing.clear();
-    Object.assign(drawing, { photo: file, empty: false });
-    changed("done");
+    drawing.name(file);
   }
+  changed("done");
 }
 
 async function webcam() {
@@ -183,6 +184,7 @@ async function webcam() {
     camera = null;
   } else {
     try {
+      if (!navigator.mediaDevices) throw new Error("browsers give it to https pages and localhost only");
       const stream = await navigator.mediaDevices.getUserMedia({ video: { width: 640, height: 480 } });
       camera = Object.assign(document.createElement("video"), { srcObject: stream, muted: true });
       await camera.play();
@@ -202,7 +204,7 @@ async function look(from) {
       drawing.past.pop(); // frames are nothing to undo
       changed("frame");
     }
-    await new Promise((resolve) => setTimeout(resolve, Math.max(20, WEBCAM_MS - (performance.now() - started))));
+    await pause(Math.max(20, WEBCAM_MS - (performance.now() - started)));
   }
 }
 
@@ -288,10 +290,13 @@ function update(range) {
 function choseEngine() {
   const { task, input, output, runs_on: where, default_layers: own } = engine();
   const wants = { gray: "drawings", labels: "label maps", rgb: "pictures" }[input?.kind] ?? "nothing: seeds alone";
-  $("about").textContent = `${task}, ${output.width}×${output.height}, takes ${wants} · ${where}`;
+  $("about").textContent = `${task}, ${output.width}×${output.height}, takes ${wants} · ${where.replace(/ \(.*/, "")}`;
+  $("about").title = where;
   $("layers").options[0].textContent = `${own} (this engine's)`;
   $("drawn-row").hidden = task !== "sketch";
-  $("hint").textContent = input?.kind === "rgb" ? "Drop a photo here." : "Draw a face here, or drop a picture.";
+  const hints = { rgb: "Drop a photo here.", labels: "Paint labels here, or drop a map." };
+  const hint = input ? (hints[input.kind] ?? "Draw a face here, or drop a picture.") : "Takes no picture: choose a seed.";
+  $("hint").textContent = hint;
   paint(input?.kind === "labels" ? input.labels : 0);
   drawing.clear();
   changed("engine");
@@ -310,7 +315,10 @@ const clicks = {
   dice: () => { $("seed").value = Math.floor(Math.random() * 1e6); forget(); changed("style"); },
   forget: () => { forget(); changed("style"); },
   download: () => result && download(result, "result.png"),
-  "as-command": async () => { await navigator.clipboard.writeText(command()); say(`copied: ${command()}`); },
+  "as-command": async () => {
+    const copied = await navigator.clipboard?.writeText(command()).then(() => true, () => false);
+    say(`${copied ? "copied: " : ""}${command()}`); // plain http from another machine has no clipboard
+  },
   "as-input": async () => { if (result) await open(new File([result], "result.png", { type: result.type })); },
 };
 for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);
@@ -343,10 +351,23 @@ addEventListener("keydown", (event) => {
   else if (event.key === "e" && !event.ctrlKey && !event.metaKey) tool(true);
 });
 
-try {
-  known = await engines();
-  for (const { name } of known) $("engine").append(new Option(name, name));
-  choseEngine();
-} catch (error) {
-  fail(error);
+drawing.pen.shown = ({ x, y, down }) => {
+  const cursor = Object.assign($("cursor"), { hidden: false });
+  cursor.style.left = `${(100 * x) / drawing.canvas.width}%`;
+  cursor.style.top = `${(100 * y) / drawing.canvas.height}%`;
+  cursor.classList.toggle("down", down);
+};
+$("canvas").addEventListener("blur", () => ($("cursor").hidden = true));
+
+while (!known.length) {
+  try {
+    known = await engines();
+    for (const { name } of known) $("engine").append(new Option(name, name));
+    say("");
+    choseEngine();
+  } catch (error) {
+    fail(error);
+    if (!error.again) break;
+    await pause(1000);
+  }
 }

@@ -1,14 +1,17 @@
 // Requests to the server: one in flight, and the newest next. What was asked for in between is dropped.
 
+const AGAIN_MS = 1000;
+export const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
 export class Newest {
-  constructor(ask, show, fail) {
-    Object.assign(this, { ask, show, fail, running: false, next: null });
+  constructor(ask, show, fail, busy) {
+    Object.assign(this, { ask, show, fail, busy, running: false, next: null });
   }
 
   async send(job) {
     this.next = job;
     if (this.running) return;
-    this.running = true;
+    this.busy((this.running = true));
     try {
       while (this.next) {
         const current = this.next;
@@ -19,10 +22,13 @@ export class Newest {
           this.show(answer, performance.now() - started, current);
         } catch (error) {
           this.fail(error);
+          if (!error.again) continue;
+          await pause(AGAIN_MS); // busy, or gone: the newest is asked for until there is an answer
+          this.next ??= current;
         }
       }
     } finally {
-      this.running = false;
+      this.busy((this.running = false));
     }
   }
 }
@@ -32,10 +38,17 @@ const token = () => new URLSearchParams(location.hash.slice(1)).get("token"); //
 async function post(path, body, accept) {
   const headers = { accept, ...(token() ? { authorization: `Bearer ${token()}` } : {}) };
   if (!(body instanceof FormData)) headers["content-type"] = "application/json";
-  const response = await fetch(path, { method: "POST", headers, body });
+  return answered(path, { method: "POST", headers, body });
+}
+
+// The answer, or an error that says why there is none, and whether to ask again.
+async function answered(path, request) {
+  const response = await fetch(path, request).catch(() => {
+    throw Object.assign(new Error("the server does not answer; trying again"), { again: true });
+  });
   if (response.ok) return response;
-  const reason = await response.json().catch(() => ({ error: response.statusText }));
-  throw new Error(reason.error);
+  const reason = await response.json().catch(() => ({ error: `${response.status} ${response.statusText}` }));
+  throw Object.assign(new Error(reason.error), { again: response.status === 503 });
 }
 
 function form(options, pictures) {
@@ -60,6 +73,7 @@ export async function runAll(options, pictures) {
   return asBlobs(await response.json());
 }
 
+// Pictures of seeds alone.
 export async function generate(options) {
   const body = JSON.stringify(Object.fromEntries(Object.entries(options).filter(([, value]) => value !== "")));
   return asBlobs(await (await post("/v1/generate", body, "application/json")).json());
@@ -74,8 +88,5 @@ function asBlobs(answer) {
 
 export async function engines() {
   const headers = token() ? { authorization: `Bearer ${token()}` } : {};
-  const response = await fetch("/v1/engines", { headers });
-  const answer = await response.json();
-  if (!response.ok) throw new Error(answer.error);
-  return answer.engines;
+  return (await (await answered("/v1/engines", { headers })).json()).engines;
 }
