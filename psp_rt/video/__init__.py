@@ -6,15 +6,18 @@ psp_rt.video.translate(translator, "in.mp4", "out.mp4")
     track       which face is which person, from frame to frame; cuts; steadiness
     stages      find, align, translate and paste the faces of a frame
     pipeline    all of these at once, in threads with short queues between them
+    live        the same for a program that has the frames itself
     writer      a film that plays at any moment
 """
 
 from .frames import TrackedFace
+from .live import LiveFaces
 from .reader import count_frames
 from .track import Tracker, TrackingFinder
 from .translate import Progress, Report, VideoOptions, time_stages, translate
 
 __all__ = [
+    "LiveFaces",
     "Progress",
     "Report",
     "TrackedFace",

@@ -27,20 +27,6 @@ HD = 720  # lines from which on a film without a stated matrix is BT.709
 HDR_CURVES = {16: "PQ", 18: "HLG"}
 
 
-@dataclass
-class FilmFrame:
-    """A frame on its way through the stages."""
-
-    picture: av.VideoFrame  # yuv420p, upright, of even size: what will be written
-    number: int
-    seconds: float  # from the start of the film that is written
-    sound: list[av.Packet[Any]] = field(default_factory=list)  # what was read before this frame
-    rgb: Pixels | None = None
-    faces: list[TrackedFace] = field(default_factory=list)
-    crops: list[Pixels] = field(default_factory=list)  # RGB, one for each face
-    results: Pixels | None = None  # [N, H, W, 3], RGB
-
-
 @dataclass(frozen=True)
 class TrackedFace:
     """A face of a frame, and whose it is."""
@@ -48,6 +34,26 @@ class TrackedFace:
     face: Face
     person: int  # 0 for the first one of a film
     shot: int = 1  # in which nothing is carried over from others
+
+
+@dataclass(kw_only=True)
+class FaceFrame:
+    """A frame whose faces are translated."""
+
+    seconds: float  # from the start of the film
+    rgb: Pixels | None = None  # [H, W, 3]
+    faces: list[TrackedFace] = field(default_factory=list)
+    crops: list[Pixels] = field(default_factory=list)  # RGB, one for each face
+    results: Pixels | None = None  # [N, H, W, 3], RGB
+
+
+@dataclass(kw_only=True)
+class FilmFrame(FaceFrame):
+    """A frame of a film on its way through the stages."""
+
+    picture: av.VideoFrame  # yuv420p, upright, of even size: what will be written
+    number: int
+    sound: list[av.Packet[Any]] = field(default_factory=list)  # what was read before this frame
 
 
 class Colors:

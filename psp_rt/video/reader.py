@@ -220,7 +220,7 @@ class Film:
             picture = upright(colors.to_yuv(item, *size), item.rotation)
             picture.pts, picture.time_base, picture.pict_type = pts, self.time_base, 0
             self._last_seconds = float(pts * self.time_base)
-            yield FilmFrame(picture, number, self._last_seconds, sound=self._sound)
+            yield FilmFrame(picture=picture, number=number, seconds=self._last_seconds, sound=self._sound)
             self._sound, number = [], number + 1
 
     def _packets_and_frames(self) -> Iterator[av.Packet[Any] | av.VideoFrame]:

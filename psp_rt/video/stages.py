@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeVar
 
-import av
 import numpy as np
 from PIL import Image
 
-from ..faces import Face, crop, paste
+from ..faces import crop, paste
 from ..images import Pixels
 from ..style import Codes, StyleMix
-from .frames import Colors, FilmFrame, beside, region_of, timed_like, with_region
+from .frames import Colors, FaceFrame, FilmFrame, beside, region_of, timed_like, with_region
 from .track import Tracker
 
 if TYPE_CHECKING:
     from ..translator import Translator
     from ..truncation import Truncation
+
+
+AnyFrame = TypeVar("AnyFrame", bound=FaceFrame)
 
 
 class FindFaces:
@@ -38,7 +41,7 @@ class CutFaces:
     def __init__(self, size: int) -> None:
         self._size = size
 
-    def __call__(self, frame: FilmFrame) -> FilmFrame:
+    def __call__(self, frame: AnyFrame) -> AnyFrame:
         """Add the aligned crops of a frame."""
         for tracked in frame.faces:
             assert frame.rgb is not None
@@ -126,7 +129,7 @@ class Translate:
         self._translator, self._styles = translator, styles
         self._truncation, self._steady = truncation, steady
 
-    def __call__(self, frame: FilmFrame) -> FilmFrame:
+    def __call__(self, frame: AnyFrame) -> AnyFrame:
         """Add the results of a frame."""
         if not frame.crops:
             return frame
@@ -150,25 +153,12 @@ class PasteFaces:
     def __call__(self, frame: FilmFrame) -> FilmFrame:
         """Change the picture of a frame."""
         original = frame.picture
-        results = [] if frame.results is None else list(frame.results)
-        # The largest last, so that the nearest face is on top.
-        for tracked, result in sorted(
-            zip(frame.faces, results, strict=True), key=lambda pair: pair[0].face.side
-        ):
-            frame.picture = self._pasted(frame, tracked.face, result)
+        for before, after, (left, top) in pasted_regions(frame):
+            frame.picture = with_region(frame.picture, before, after, left, top, self._colors)
         if self._side_by_side:
             frame.picture = beside(original, frame.picture)
         frame.rgb, frame.crops, frame.results = None, [], None  # what waits to be written needs no more
         return frame
-
-    def _pasted(self, frame: FilmFrame, face: Face, result: Pixels) -> av.VideoFrame:
-        assert frame.rgb is not None
-        before, moved, (left, top) = region_of(frame.rgb, face)
-        after = np.asarray(paste(before, moved, result))
-        picture = with_region(frame.picture, before, after, left, top, self._colors)
-        # The next face of this frame may overlap.
-        frame.rgb[top : top + after.shape[0], left : left + after.shape[1]] = after
-        return picture
 
 
 class ReplaceFrame:
@@ -187,6 +177,22 @@ class ReplaceFrame:
         frame.picture = timed_like(self._colors.from_rgb(even), frame.picture)
         frame.crops, frame.results = [], None
         return frame
+
+
+def pasted_regions(frame: FaceFrame) -> Iterator[tuple[Pixels, Pixels, tuple[int, int]]]:
+    """Paste the results into a frame's RGB, and yield each region before and after, and where it lies.
+
+    The largest comes last, so that the nearest face is on top. The frame's array must be its own.
+    """
+    results = [] if frame.results is None else list(frame.results)
+    pairs = zip(frame.faces, results, strict=True)
+    for tracked, result in sorted(pairs, key=lambda pair: pair[0].face.side):
+        assert frame.rgb is not None
+        before, face, (left, top) = region_of(frame.rgb, tracked.face)
+        before = before.copy()
+        after = np.asarray(paste(before, face, result))
+        frame.rgb[top : top + after.shape[0], left : left + after.shape[1]] = after
+        yield before, after, (left, top)
 
 
 def _same_height(left: Pixels, right: Pixels) -> list[Pixels]:

@@ -183,6 +183,18 @@ def test_each_person_can_have_a_style(tiny, tmp_path):
     assert np.abs(both[1] - second[1]).mean() < np.abs(both[1] - first[1]).mean() / 4
 
 
+def test_a_program_with_its_own_frames_gets_what_a_film_gets(tiny):
+    frame = discs((60, 48, RED))
+    before = frame.copy()
+    live = video.LiveFaces(tiny, finder=DiscFinder(), styles=[StyleMix.random(1, layers="1-")])
+    shown = [live(frame, seconds=step / 25) for step in range(3)]
+    np.testing.assert_array_equal(frame, before)
+    assert np.abs(shown[0].astype(int) - frame).mean() > 2
+    np.testing.assert_array_equal(shown[0], shown[2])
+    np.testing.assert_array_equal(shown[0][:, 120:], frame[:, 120:])
+    assert live(discs(), seconds=1.0).shape == frame.shape
+
+
 # Containers and codecs.
 
 
