@@ -1,8 +1,11 @@
 """A GStreamer pipeline with psp_rt inside: a test picture, a film or a camera in, a window or a film out.
 
-    python examples/gstreamer_pipeline.py sketch.engine                                # in a window
-    python examples/gstreamer_pipeline.py sketch.engine --source film.mp4 --encode out.mp4
-    python examples/gstreamer_pipeline.py sketch.engine --source /dev/video0
+    python examples/gstreamer/film.py sketch.engine                                # in a window
+    python examples/gstreamer/film.py sketch.engine --source film.mp4 --encode out.mp4
+    python examples/gstreamer/film.py sketch.engine --source /dev/video0
+
+A film keeps its sound, and its ending chooses the container. Ctrl-C and SIGTERM finish it properly. For
+`gst-launch-1.0` and other pipelines there is the element of python/psp.py, which replaces faces in place.
 
 The model is an element, `PspRt`, to be put into any pipeline: it takes BGR frames of any size and gives BGR
 frames of the model's. Frames are read where GStreamer has them, and written where it wants them. Time stamps,
@@ -25,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -48,6 +52,8 @@ import psp_rt  # noqa: E402
 Gst.init(None)
 ANY_SIZE = Gst.Caps.from_string("video/x-raw, format=BGR")
 WAITING = "queue max-size-buffers=2 max-size-bytes=0 max-size-time=0"
+MUXERS = {".mp4": "mp4mux", ".m4v": "mp4mux", ".mov": "qtmux", ".mkv": "matroskamux"}
+SOUND = "queue max-size-time=0 max-size-bytes=0 max-size-buffers=0 ! audioconvert ! audioresample ! avenc_aac"
 ENCODERS = {  # the first that is installed; all but the last are H.264
     "x264enc": "x264enc tune=zerolatency",
     "openh264enc": "openh264enc",
@@ -109,23 +115,41 @@ def pixels(mapped: Gst.MapInfo, info: GstVideo.VideoInfo) -> np.ndarray:
     return np.ndarray((info.height, info.width, 3), np.uint8, mapped.data, strides=(info.stride[0], 3, 1))
 
 
-def source_of(name: str, frames: int) -> str:
-    """Return the elements that give raw frames."""
+def source_of(name: str, frames: int, *, sound: bool = False) -> str:
+    """Return the elements that give raw frames; with the sound of a film on the way to a muxer."""
     if name == "test":
         size = "video/x-raw, width=320, height=240, framerate=30/1"
         return f"videotestsrc num-buffers={frames} pattern=ball ! {size}"
     if name.startswith("/dev/"):
         return f"v4l2src device={name} ! videoconvert ! queue leaky=downstream max-size-buffers=1"
-    return f'uridecodebin caps=video/x-raw uri="{Path(name).resolve().as_uri()}"'
+    film = f'uridecodebin name=source uri="{Path(name).resolve().as_uri()}"'
+    return f"{film}  source. ! {SOUND} ! mux.  source." if sound else f"{film}  source."
+
+
+def has_sound(name: str) -> bool:
+    """Return whether a source is a film with sound."""
+    if name == "test" or name.startswith("/dev/") or not Path(name).exists():
+        return False
+    gi.require_version("GstPbutils", "1.0")
+    from gi.repository import GstPbutils
+
+    try:
+        found = GstPbutils.Discoverer.new(10 * Gst.SECOND).discover_uri(Path(name).resolve().as_uri())
+    except GLib.Error:  # no film: the pipeline will say so
+        return False
+    return bool(found.get_audio_streams())
 
 
 def sink_of(encoded: Path | None) -> str:
     """Return the elements that show or encode raw frames."""
     if encoded is None:
         return "autovideosink"
+    muxer = MUXERS.get(encoded.suffix.lower())
+    if muxer is None:
+        sys.exit(f"Error: {encoded} does not end like a film; expected {', '.join(MUXERS)}")
     for name, encoder in ENCODERS.items():
         if Gst.ElementFactory.find(name):
-            return f'video/x-raw, format=I420 ! {encoder} ! mp4mux ! filesink location="{encoded}"'
+            return f'video/x-raw, format=I420 ! {encoder} ! {muxer} name=mux ! filesink location="{encoded}"'
     sys.exit(f"Error: GStreamer has none of {', '.join(ENCODERS)}; apt install gstreamer1.0-plugins-ugly")
 
 
@@ -139,20 +163,32 @@ def pipeline_of(source: str, element: Gst.Element, sink: str) -> Gst.Pipeline:
     return pipeline
 
 
-def run(pipeline: Gst.Pipeline) -> None:
-    """Play until the end of the stream, an error, or Ctrl-C, which ends a film that is written properly."""
+def run(pipeline: Gst.Pipeline) -> int | None:
+    """Play until the end of the stream, an error, or a signal, which ends a film that is written properly.
+
+    Returns:
+        The signal, if one ended it.
+    """
+    received: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, frame: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     pipeline.set_state(Gst.State.PLAYING)
     bus, wanted = pipeline.get_bus(), Gst.MessageType.EOS | Gst.MessageType.ERROR
-    message = None
+    message, told = None, False
     while message is None:
-        try:
-            message = bus.timed_pop_filtered(Gst.SECOND // 5, wanted)
-        except KeyboardInterrupt:
+        message = bus.timed_pop_filtered(Gst.SECOND // 5, wanted)
+        if received and not told:
+            told = True
             pipeline.send_event(Gst.Event.new_eos())
     pipeline.set_state(Gst.State.NULL)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     if message.type == Gst.MessageType.ERROR:
         error, detail = message.parse_error()
         sys.exit(f"Error: {message.src.get_name()}: {error.message} ({detail})")
+    return received[0] if received else None
 
 
 def main() -> None:
@@ -161,16 +197,19 @@ def main() -> None:
     parser.add_argument("engine")
     parser.add_argument("--source", default="test", help="test, /dev/videoN or a file. Default: test")
     parser.add_argument("--frames", type=int, default=300, help="Of the test picture. Default: 300")
-    parser.add_argument("--encode", type=Path, metavar="FILE.mp4", help="Write a film instead of showing it.")
+    parser.add_argument("--encode", type=Path, metavar="FILE", help="Write a film instead of showing it.")
     arguments = parser.parse_args()
 
-    source, sink = source_of(arguments.source, arguments.frames), sink_of(arguments.encode)
+    sound = arguments.encode is not None and has_sound(arguments.source)
+    source, sink = source_of(arguments.source, arguments.frames, sound=sound), sink_of(arguments.encode)
     with psp_rt.Translator(arguments.engine) as translator:
         print(f"{arguments.engine} runs on {translator.runs_on}")
         element = PspRt(translator)
-        run(pipeline_of(source, element, sink))
+        received = run(pipeline_of(source, element, sink))
     rate = element.frames / element.seconds if element.seconds else 0
     print(f"{element.frames} frames; translating alone: {rate:.1f} frames a second")
+    if received is not None:
+        sys.exit(128 + received)
 
 
 if __name__ == "__main__":
