@@ -16,6 +16,7 @@ import numpy as np
 from ..backends import open_backend
 from ..backends.backend import Backend
 from ..backends.tensorrt.backend import TensorRtBackend
+from ..cuda.device import CudaDevice
 from ..engine.manifest import Manifest
 from ..engine.plans import RECORD, PlanRecord, PlanTarget
 from ..engine.ports import graph_name, weights_member
@@ -95,7 +96,12 @@ def build(
         folder_beside(output, otherwise="It is as it was before") as parts,
     ):
         # Build.
-        plans = _build_all(trt, engine, request, parts, report, progress)
+        device = CudaDevice(0)  # the one of the record, whatever is current in this thread
+        try:
+            with device.current():
+                plans = _build_all(trt, engine, request, parts, report, progress)
+        finally:
+            device.close()
 
         # Compare.
         if engine.manifest.noise == "random":

@@ -19,7 +19,7 @@ File = click.Path(path_type=Path)
 @click.command("build")
 @click.argument("engine", type=File)
 @click.option("--min-batch", type=Batch, default=1, show_default=True, help="Smallest batch.")
-@click.option("--opt-batch", type=Batch, default=1, show_default=True, help="The batch to optimize for.")
+@click.option("--opt-batch", type=Batch, help="The batch to optimize for, besides 1. Default: the largest.")
 @click.option("--max-batch", type=Batch, default=4, show_default=True, help="Largest batch.")
 @click.option("--workspace", type=click.IntRange(min=1), metavar="MIB", help="Memory limit. Default: none.")
 @click.option("--timing-cache", type=File, metavar="FILE", help="Makes the next build faster.")
@@ -32,7 +32,7 @@ def build_command(
     *,
     engine: Path,
     min_batch: int,
-    opt_batch: int,
+    opt_batch: int | None,
     max_batch: int,
     workspace: int | None,
     timing_cache: Path | None,
@@ -47,6 +47,7 @@ def build_command(
     They are compared with the portable graphs before they are written. Choose among several GPUs with
     CUDA_VISIBLE_DEVICES.
     """
+    opt_batch = max_batch if opt_batch is None else opt_batch
     if not min_batch <= opt_batch <= max_batch:
         raise click.UsageError(
             f"--min-batch {min_batch}, --opt-batch {opt_batch}, --max-batch {max_batch}; "

@@ -212,4 +212,6 @@ def _gpu_fits(record: PlanRecord, machine: PlanTarget) -> bool:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d{1,9}", version))
+    """Return the numbers of a version; a packager's ending, as in 10.13.3.9.post1, is none of them."""
+    release = re.match(r"\d{1,9}(?:\.\d{1,9})*", version)
+    return tuple(map(int, release[0].split("."))) if release else ()

@@ -72,8 +72,12 @@ def this_machine(trt: Any, driver: Driver, *, index: int = 0) -> PlanTarget:
 
 
 def strongly_typed(trt: Any) -> bool:
-    """Return whether this version takes the types of tensors from the graph; it does since 10."""
-    return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+    """Return whether this version takes the types of tensors from the graph; it does since 10.
+
+    In 11 the flag that asks for it is deprecated, because there is no other way; weak typing had flags, too.
+    """
+    asked = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+    return asked or not hasattr(trt.BuilderFlag, "OBEY_PRECISION_CONSTRAINTS")
 
 
 def error_logger(trt: Any, *, listen: Callable[[str], None] | None = None) -> Any:

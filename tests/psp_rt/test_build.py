@@ -1,6 +1,7 @@
 """psp-rt build: plans are added to an engine whole or not at all, and it says why where it cannot."""
 
 import errno
+import json
 import os
 import platform
 import re
@@ -17,6 +18,7 @@ from export.__main__ import main as export_main
 from psp_rt import BackendError, DeviceError, EngineFile, FormatError, OutputError, Translator
 from psp_rt.build import BuildOptions, BuildRequest
 from psp_rt.build.build import build, compare
+from psp_rt.build.builder import half_share
 from psp_rt.cli import info as description
 from psp_rt.cli.main import main
 from psp_rt.engine import plans
@@ -26,6 +28,7 @@ from psp_rt.hardware.tensorrt import load_library
 from tests.messages import assert_says
 from tests.models import tiny_engine
 from tests.stand_ins import gpu as fake_gpu
+from tests.stand_ins import tensorrt_runtime
 from tests.stand_ins.tensorrt import FakeTensorRT
 
 TARGET = "nvidia-h200-sm90-tensorrt-10.13.3.9"
@@ -135,7 +138,10 @@ def test_options_reach_tensorrt(engine, trt, tmp_path):
     )
     record = build(request(engine, options=options, timing_cache=tmp_path / "timing"))
     config = trt.configs[0]
-    assert config.profile.shapes["image"] == [(1, 16, 12, 3), (2, 16, 12, 3), (8, 16, 12, 3)]
+    assert [profile.shapes["image"] for profile in config.profiles] == [
+        [(1, 16, 12, 3)] * 3,
+        [(2, 16, 12, 3), (2, 16, 12, 3), (8, 16, 12, 3)],
+    ]
     assert config.limits == {"workspace": 512 << 20}
     assert config.flags == {"VERSION_COMPATIBLE"}
     assert config.hardware_compatibility_level == "ampere+"
@@ -158,11 +164,75 @@ def test_tensorrt_8_is_held_to_the_types_of_the_graph(engine, gpu):
     build(request(engine))
     assert trt.networks[0].flags == 0b1
     assert trt.configs[0].flags == {"FP16", "OBEY_PRECISION_CONSTRAINTS", "profile sharing"}
-    convolution, shape, cast, elementwise = trt.networks[0].layers
-    assert (convolution.precision, convolution.output_types) == ("half", {0: "half"})
-    assert (shape.precision, shape.output_types) == (None, {})
-    assert (cast.precision, cast.output_types) == (None, {0: "float"})
-    assert (elementwise.precision, elementwise.output_types) == ("float", {0: "float"})
+    assert trt.configs[0].tactic_sources == 0b11000  # neither cuDNN nor cuBLAS
+    layers = {layer.output: layer for layer in trt.networks[0].layers}
+    types = {name: (layer.precision, layer.output_types.get(0)) for name, layer in layers.items()}
+    assert types == {
+        "pixels": (None, "float"),
+        "weights": (None, "half"),
+        "halves": (None, "half"),
+        "sizes": (None, None),
+        "map": ("half", "half"),
+        "again": (None, "float"),
+        "sum": ("float", "float"),
+    }
+
+
+def half_engine(folder, **manifest):
+    members = tiny_engine.members()
+    members |= {f"{name}.fp16.onnx": members[f"{name}.onnx"] for name in ("encoder", "generator")}
+    return tiny_engine.write_raw(folder / "a.engine", members, precision="fp16", **manifest)
+
+
+def test_tensorrt_8_builds_fp16_only_from_weights_in_fp16(tmp_path, gpu):
+    gpu(FakeTensorRT("8.6.1"))
+    with pytest.raises(BackendError) as caught:
+        build(request(half_engine(tmp_path)))
+    assert_says(caught, "8.6.1", "encoder.fp16.onnx", "--weights fp16", "TensorRT 10")
+
+
+@pytest.mark.parametrize("kind", ["Channel major FP16 format", "Row major linear FP32"])
+def test_fp16_plans_of_tensorrt_8_must_have_convolutions_in_fp16(tmp_path, gpu, monkeypatch, kind):
+    gpu(FakeTensorRT("8.6.1"))
+    told = {"Layers": [{"LayerType": "CaskConvolution", "Outputs": [{"Format/Datatype": kind}]}]}
+    monkeypatch.setattr(tensorrt_runtime.Inspector, "told", json.dumps(told))
+    if "FP16" in kind:
+        assert build(request(half_engine(tmp_path, weights="fp16"))).precision == "fp16"
+        return
+    with pytest.raises(BackendError) as caught:
+        build(request(half_engine(tmp_path, weights="fp16")))
+    assert_says(caught, "encoder.fp16", "0%", "TensorRT 10")
+
+
+def test_types_are_read_in_the_words_of_every_version():
+    named = ({"Format/Datatype": "Channel major FP16 format"}, {"Datatype": "Half", "Format": "NHWC"})
+    others = ({"Format/Datatype": "Row major linear FP32"}, {"Datatype": "Float"})
+    for half, single in zip(named, others, strict=True):
+        layers = [{"LayerType": "Convolution", "Outputs": [output]} for output in (half, half, half, single)]
+        assert half_share({"Layers": [*layers, {"LayerType": "Reformat", "Outputs": [single]}]}) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("batches", "profiles"),
+    [
+        ((1, 4, 4), ((1, 1, 1), (2, 4, 4))),
+        ((1, 1, 8), ((1, 1, 1), (2, 2, 8))),
+        ((1, 1, 1), ((1, 1, 1),)),
+        ((8, 8, 8), ((8, 8, 8),)),
+    ],
+)
+def test_a_batch_of_one_has_a_profile_of_its_own(batches, profiles):
+    assert BuildOptions(batches=batches).profiles == profiles
+
+
+def test_what_a_callback_raises_ends_the_build_and_is_raised(engine, trt):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = engine.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        build(request(engine), progress=interrupt)
+    assert engine.read_bytes() == before
 
 
 def test_progress_is_told_where_the_version_can_tell(engine, trt):

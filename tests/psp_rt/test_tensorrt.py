@@ -18,6 +18,7 @@ from tests.models.tiny_engine import HEIGHT, WIDTH, D, L
 from tests.stand_ins import gpu as fake_gpu
 from tests.stand_ins.driver import CAPTURING, ILLEGAL_ADDRESS, NO_MEMORY, RELEASES
 from tests.stand_ins.gpu import TARGET
+from tests.stand_ins.tensorrt_runtime import Context
 
 VERSIONS = ["8.6.1", "10.13.3.9", "11.0.0.114"]
 
@@ -468,11 +469,18 @@ def test_after_a_fault_on_the_gpu_there_are_no_more_results(backend, gpu, call):
 
 def test_a_capture_that_the_driver_refuses_is_an_error(backend, gpu):
     at = len(gpu.cuda.log)
-    backend.encode(images(1))
+    backend.encode(images(2))
     offset = gpu.cuda.log[at:].index("cuGraphInstantiateWithFlags")
     gpu.cuda.fail_call(len(gpu.cuda.log) + offset, CAPTURING)
     with pytest.raises(BackendError, match=r"cuGraphInstantiate failed on cuda:0: .*900"):
-        backend.encode(images(2))
+        backend.encode(images(3))
+
+
+def test_one_picture_runs_in_the_profile_for_one(backend, gpu):
+    backend.encode(images(1))
+    backend.encode(images(3))
+    used = {one.batch: one.active_optimization_profile for one in gpu.trt.alive if isinstance(one, Context)}
+    assert used == {1: 0, 3: 1}
 
 
 def test_after_an_interrupt_no_work_goes_on_in_buffers(backend, gpu, monkeypatch):

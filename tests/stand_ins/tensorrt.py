@@ -7,6 +7,8 @@ import weakref
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from tests.stand_ins.driver import DriverStub
 from tests.stand_ins.tensorrt_runtime import Runtime
 
@@ -24,13 +26,20 @@ class IProfiler:
 
 
 class Layer:
-    def __init__(self, kind: str, types: list[str]) -> None:
-        self.type, self.types, self.num_outputs = kind, types, len(types)
+    """A layer, whose floating-point outputs count as float until it is told otherwise, as in TensorRT 8.6."""
+
+    def __init__(self, kind: str, inputs: list[str], output: str, dtype: str = "float", **own: Any) -> None:
+        self.type, self.inputs, self.output, self.dtype = kind, inputs, output, dtype
+        self.num_inputs, self.num_outputs = len(inputs), 1
         self.precision: str | None = None
         self.output_types: dict[int, str] = {}
+        self.__dict__.update(own)
+
+    def get_input(self, index: int) -> Any:
+        return SimpleNamespace(name=self.inputs[index])
 
     def get_output(self, index: int) -> Any:
-        return SimpleNamespace(dtype=self.types[index])
+        return SimpleNamespace(name=self.output, dtype=self.dtype)
 
     def set_output_type(self, index: int, kind: str) -> None:
         self.output_types[index] = kind
@@ -40,10 +49,13 @@ class Network:
     def __init__(self, flags: int) -> None:
         self.flags, self.name, self.inputs = flags, "", []
         self.layers = [
-            Layer("convolution", ["half"]),
-            Layer("shape", ["int64"]),
-            Layer("cast", ["float"]),
-            Layer("elementwise", ["float"]),
+            Layer("cast", ["image"], "pixels", to_type="float"),
+            Layer("constant", [], "weights", weights=np.zeros(1, np.float16)),
+            Layer("cast", ["pixels"], "halves", to_type="half"),
+            Layer("shape", ["halves"], "sizes", "int64"),
+            Layer("convolution", ["halves", "weights"], "map"),
+            Layer("cast", ["map"], "again", to_type="float"),
+            Layer("elementwise", ["again", "pixels"], "sum"),
         ]
 
     num_layers = property(lambda self: len(self.layers))
@@ -65,6 +77,7 @@ class FakeTensorRT:
     DataType = SimpleNamespace(FLOAT="float", HALF="half", UINT8="uint8")
     TensorIOMode = SimpleNamespace(INPUT="input", OUTPUT="output")
     LayerType = SimpleNamespace(CAST="cast", CONSTANT="constant")
+    ICastLayer = IConstantLayer = Layer
     MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
     HardwareCompatibilityLevel = SimpleNamespace(AMPERE_PLUS="ampere+")
 
@@ -81,6 +94,7 @@ class FakeTensorRT:
             self.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user")
         else:
             self.PreviewFeature = SimpleNamespace(PROFILE_SHARING_0806="profile sharing")
+            self.TacticSource = SimpleNamespace(EDGE_MASK_CONVOLUTIONS=3, JIT_CONVOLUTIONS=4)
         self.cuda = cuda
         self.alive: weakref.WeakSet[Any] = weakref.WeakSet()  # engines, contexts and runtimes
         self.runtimes: list[Any] = []
@@ -101,7 +115,7 @@ class FakeTensorRT:
             if self._fails == network.name:
                 logger.log(ILogger.Severity.ERROR, "no tactic was found")
                 return None
-            return json.dumps([network.name, config.profile.shapes]).encode()
+            return json.dumps([network.name, [profile.shapes for profile in config.profiles]]).encode()
 
         return SimpleNamespace(
             create_network=create_network,
@@ -117,7 +131,8 @@ class FakeTensorRT:
             self.parsed.append((model, path))
             for value in onnx.load_model_from_string(model).graph.input:
                 rest = [size.dim_value for size in value.type.tensor_type.shape.dim][1:]
-                network.inputs.append(SimpleNamespace(name=value.name, shape=(-1, *rest)))
+                kind = "uint8" if value.name == "image" else "float"
+                network.inputs.append(SimpleNamespace(name=value.name, shape=(-1, *rest), dtype=kind))
             return True
 
         return SimpleNamespace(parse=parse, num_errors=0)
@@ -142,11 +157,15 @@ class Config:
     def __init__(self) -> None:
         self.flags, self.limits, self.cache = {"TF32"}, {}, b""
         self.progress_monitor: Any = None
-        self.profile: Any = None
+        self.profiles: list[Profile] = []
+        self.tactic_sources = 0
         self.profiling_verbosity = ""
 
     def add_optimization_profile(self, profile: Profile) -> None:
-        self.profile = profile
+        self.profiles.append(profile)
+
+    def set_tactic_sources(self, sources: int) -> None:
+        self.tactic_sources = sources
 
     def set_flag(self, flag: str) -> None:
         self.flags.add(flag)

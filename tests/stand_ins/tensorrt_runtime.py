@@ -62,18 +62,21 @@ class Runtime:
         trt.runtimes = [*trt.runtimes, weakref.ref(self)]
 
     def deserialize_cuda_engine(self, data: memoryview) -> Engine | None:
-        name, shapes = json.loads(bytes(data))
+        name, profiles = json.loads(bytes(data))
+        name = name.partition(".")[0]  # the precision makes no difference here
         if self.trt.refuses == f"deserialize {name}":
             self.logger.log(0, "the plan is of another version")
             return None
-        return Engine(self, name, shapes)
+        return Engine(self, name, profiles)
 
 
 class Engine:
     """One network."""
 
-    def __init__(self, runtime: Runtime, name: str, shapes: dict[str, list[list[int]]]) -> None:
+    def __init__(self, runtime: Runtime, name: str, profiles: list[dict[str, list[list[int]]]]) -> None:
+        shapes = profiles[0]
         self.runtime, self.trt, self.name, self.shapes, self.contexts = runtime, runtime.trt, name, shapes, 0
+        self.profiles, self.num_optimization_profiles = profiles, len(profiles)
         self.tensors = [*shapes, OUTPUTS[name][0]]
         self.num_io_tensors = len(self.tensors)
         self.trt.alive.add(self)
@@ -100,7 +103,7 @@ class Engine:
         return (-1, *(self.shapes[name][0][1:] if name in self.shapes else OUTPUTS[self.name][1]))
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
-        return [tuple(shape) for shape in self.shapes[name]]
+        return [tuple(shape) for shape in self.profiles[profile][name]]
 
     def _with_strategy(self, strategy: str) -> Context | None:
         assert strategy == "user"
@@ -138,9 +141,11 @@ class Context:
         return True
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        smallest, _, largest = self.engine.shapes[name]
+        if self.active_optimization_profile < 0:
+            return False
+        smallest, _, largest = self.engine.profiles[self.active_optimization_profile][name]
         self.batch = shape[0]
-        fits = self.active_optimization_profile == 0 and smallest[0] <= shape[0] <= largest[0]
+        fits = smallest[0] <= shape[0] <= largest[0]
         return fits and list(shape[1:]) == smallest[1:] and self.trt.refuses != f"shape {self.engine.name}"
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:

@@ -198,14 +198,15 @@ class CapturedRun:
         """Make an execution context for each network, and buffers for its inputs and its output."""
         timeline, last = self._timeline, self._networks[-1]
         counts = [self._results if network is last else self._rows for network in self._networks]
-        sizes = [max(count, network.min_batch) for count, network in zip(counts, self._networks, strict=True)]
-        for network, size in zip(self._networks, sizes, strict=True):
+        fitting = [network.fitting(count) for count, network in zip(counts, self._networks, strict=True)]
+        sizes = [size for _, size in fitting]
+        for network, (profile, size) in zip(self._networks, fitting, strict=True):
             # A context of its own: setting another shape may change what a graph has captured.
             context = timeline.plans.execution_context(
                 network, timeline.activations, timeline.activation_bytes
             )
             self._contexts.append(context)
-            self._set_profile(network, context)
+            self._set_profile(network, context, profile)
             for port in network.inputs:
                 shape = (size, *port.shape)
                 self._ask(
@@ -243,13 +244,12 @@ class CapturedRun:
             # If a refusal went unnoticed here, every replay would return stale results.
             self._ask(network, "refused to run", context.execute_async_v3, int(own))
 
-    def _set_profile(self, network: Network, context: Any) -> None:
-        """Choose the profile: TensorRT 8.6 does so by itself only for the first context of an engine."""
-        if context.active_optimization_profile != 0:
+    def _set_profile(self, network: Network, context: Any, profile: int) -> None:
+        """Choose the profile. A new context has the first; in TensorRT 8.6, only the first context has."""
+        if context.active_optimization_profile != profile:
             own = self._timeline.own
-            self._ask(
-                network, "does not share its profile", context.set_optimization_profile_async, 0, int(own)
-            )
+            choose = context.set_optimization_profile_async
+            self._ask(network, f"does not share its profile {profile}", choose, profile, int(own))
             self._call("cuStreamSynchronize", own)
 
     def _set_address(self, network: Network, context: Any, buffer: Buffer) -> None:

@@ -40,8 +40,22 @@ class Network:
     engine: Any
     inputs: list[Port]
     output: Port
-    min_batch: int
-    max_batch: int
+    batches: tuple[tuple[int, int], ...]  # the smallest and the largest of each profile
+
+    @property
+    def max_batch(self) -> int:
+        """Return the largest batch of any profile."""
+        return max(largest for _, largest in self.batches)
+
+    def fitting(self, rows: int) -> tuple[int, int]:
+        """Return the profile for some rows, and the batch to run it with, which may be larger."""
+        sizes = {
+            profile: (max(rows, smallest), largest)
+            for profile, (smallest, largest) in enumerate(self.batches)
+            if rows <= largest
+        }
+        profile = min(sizes, key=lambda number: sizes[number])
+        return profile, sizes[profile][0]
 
 
 class LoadedPlans:
@@ -169,18 +183,22 @@ class LoadedPlans:
         what = f"the plan of the {name}"
         check_ports(what, "input", self._ports(engine, self.trt.TensorIOMode.INPUT), inputs)
         check_ports(what, "output", self._ports(engine, self.trt.TensorIOMode.OUTPUT), outputs)
-        smallest, _, largest = (int(shape[0]) for shape in engine.get_tensor_profile_shape(inputs[0].name, 0))
-        if not 1 <= smallest <= largest:
-            raise FormatError(
-                f"{what} takes batches of {smallest} to {largest}; build it again with: psp-rt build ENGINE"
-            )
+        batches = []
+        for profile in range(engine.num_optimization_profiles):
+            shapes = engine.get_tensor_profile_shape(inputs[0].name, profile)
+            smallest, _, largest = (int(shape[0]) for shape in shapes)
+            if not 1 <= smallest <= largest:
+                raise FormatError(
+                    f"{what} takes batches of {smallest} to {largest}; build it again with: psp-rt build "
+                    "ENGINE"
+                )
+            batches.append((smallest, largest))
         self.networks[name] = Network(
             name=name,
             engine=engine,
             inputs=inputs,
             output=outputs[0],
-            min_batch=smallest,
-            max_batch=largest,
+            batches=tuple(batches),
         )
 
     def _ports(self, engine: Any, mode: Any) -> list[FoundPort]:
