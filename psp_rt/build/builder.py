@@ -157,7 +157,7 @@ class PlanBuilder:
         if share < LEAST_HALF:
             raise BackendError(
                 f"TensorRT {trt.__version__} built the {network.name} with only {share:.0%} of its "
-                "convolutions in FP16; use TensorRT 10 or later, or an engine that was exported with --precision fp32"
+                "convolutions in FP16; use TensorRT 10 or later, or export with --precision fp32"
             )
 
     def config(self, network: Any) -> Any:
