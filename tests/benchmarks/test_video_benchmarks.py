@@ -58,3 +58,16 @@ def test_the_committed_results_keep_the_promises_that_need_no_fast_machine(name)
         assert all(row["ratio"] < video.GOALS["flicker"] for row in result["flicker"])
         assert result["memory"]["frames"] >= 5000
         assert result["memory"]["growth"] < video.GOALS["memory_growth"]
+
+
+def test_the_figures_of_video_in_the_pages_are_those_of_the_committed_results():
+    measured = json.loads((RESULTS / "video.json").read_text())
+    soaked = json.loads((RESULTS / "soak.json").read_text())
+    readme, page = (ROOT / "README.md").read_text(), (ROOT / "benchmarks" / "README.md").read_text()
+    worst = max(row["ratio"] for row in measured["flicker"])
+    without = max(row["ratio_found"] for row in measured["flicker"])
+    assert_says(readme, f"flickers {worst:.2f} times", f"{without:.1f} times without the smoothing")
+    one, two = (f"{row['of_slowest_stage']:.0%}" for row in measured["throughput"])
+    assert_says(
+        page, f"{one} and {two} of what", f"{soaked['frames_in']:,} frames in, {soaked['frames_out']:,} out"
+    )
