@@ -152,7 +152,7 @@ def translate(
         OutputError: The target cannot be written.
     """
     options, target, stop = options or VideoOptions(), Path(target), stop or Event()
-    codec = codec_for(target, options.codec)
+    codec = codec_for(target, options.codec, options.quality)
     check_target(target)
     check_apart(target, source)
     faces = _faces_of(translator, options)

@@ -46,11 +46,11 @@ KEY_SECONDS = 2  # between frames at which a player can start, and that may be l
 FRAGMENTS = "+hybrid_fragmented+frag_keyframe+delay_moov+default_base_moof"
 
 
-def codec_for(path: Path, codec: Codec | None) -> Codec:
+def codec_for(path: Path, codec: Codec | None, quality: int | None = None) -> Codec:
     """Return the codec to use for a file.
 
     Raises:
-        OutputError: The ending is unknown, or does not go with the codec.
+        OutputError: The ending is unknown, or does not go with the codec, or the quality does not.
     """
     allowed = ENDINGS.get(path.suffix.lower())
     if allowed is None:
@@ -58,7 +58,10 @@ def codec_for(path: Path, codec: Codec | None) -> Codec:
     if codec is not None and codec not in allowed:
         fitting = ", ".join(ending for ending, codecs in ENDINGS.items() if codec in codecs)
         raise OutputError(f"{path.suffix} does not hold {codec}; use {fitting}, or --codec {allowed[0]}")
-    return codec or allowed[0]
+    chosen = codec or allowed[0]
+    if quality is not None and not 0 <= quality <= MAX_QUALITY[chosen]:
+        raise OutputError(f"quality is {quality}; {chosen} takes 0 (best) to {MAX_QUALITY[chosen]}")
+    return chosen
 
 
 class FilmWriter:

@@ -359,6 +359,7 @@ def test_the_command_says_what_it_wrote(folder, engine_paths, tmp_path):
         (["--start", "2", "--end", "1"], ["--end", "--start"]),
         (["--faces", "off", "--seeds", "1", "2", "--layers", "3-"], ["one"]),
         (["--start", "100"], ["no frames", "--start"]),
+        (["--quality", "60"], ["60", "h264", "51"]),
     ],
     ids=str,
 )
