@@ -32,8 +32,8 @@ NEAR = 0.6  # of a side: how far from its expected place a person may be,
 RUNS = 1.0  # and how much farther for each second in hiding,
 LIKE_SIZE = 1.7  # and how many times larger or smaller
 LOOK_SIDE = 24  # pixels
-# Mean difference of looks, of 1. Of 607 pairs of photos of one person the median is 0.12, taken years apart;
-# within a scene it is below 0.06. Of two people it is below 0.12 in 4 % of pairs.
+# Mean difference of looks, of 1. In 607 pairs of different photos of one person the median is 0.116; in 600 pairs
+# of two people the first percentile is 0.103 and the fifth 0.127. Within one film it has not been measured.
 LOOKS_LIKE = 0.115
 LOOKS_WEIGH = 5.0  # sides of distance for a difference of 1
 MOVE_KEPT = 0.5  # of the speed, from frame to frame
@@ -141,7 +141,7 @@ class Tracker:
             else:
                 person.seen(face, seconds)
 
-        # A glance costs a tenth of a thorough look, which follows only when it sees somebody else.
+        # A glance is much cheaper than a thorough look, which follows only when it sees somebody else.
         self._glanced += 1
         anybody = any(not person.hidden for person in self._people)
         lost = any(person.hidden for person in self._people)

@@ -42,7 +42,7 @@ OPTIONS = {
     "vp9": {"deadline": "realtime", "cpu-used": "5", "row-mt": "1", "b": "0"},
     "av1": {"preset": "9"},
 }
-KEY_SECONDS = 2  # between frames at which a player can start, and that may be lost in a power failure
+KEY_SECONDS = 2  # between frames at which a player can start, and that are lost if the process is killed
 FRAGMENTS = "+hybrid_fragmented+frag_keyframe+delay_moov+default_base_moof"
 
 

@@ -99,8 +99,8 @@ class Psp(GstBase.BaseTransform):
                 from psp_rt import faces as finding
                 from psp_rt import video
 
-                # In gst-launch-1.0, OpenVINO 2026.4 ends the process when it runs the finder's two networks
-                # beside the engine; in a Python program that loads GStreamer it does not.
+                # In gst-launch-1.0 the finder's networks on OpenVINO 2026.4 end the process by a segmentation
+                # fault, whose cause is not found; on ONNX Runtime they run.
                 finder = finding.MeshFinder(backend="onnxruntime")
                 self._live = video.LiveFaces(self._translator, faces=faces, styles=styles, finder=finder)
         except (psp_rt.PspError, ImportError, ValueError) as error:
