@@ -32,8 +32,8 @@ NEAR = 0.6  # of a side: how far from its expected place a person may be,
 RUNS = 1.0  # and how much farther for each second in hiding,
 LIKE_SIZE = 1.7  # and how many times larger or smaller
 LOOK_SIDE = 24  # pixels
-# Mean difference of looks, of 1. In 607 pairs of different photos of one person the median is 0.116; in 600 pairs
-# of two people the first percentile is 0.103 and the fifth 0.127. Within one film it has not been measured.
+# Mean difference of looks, of 1. In 607 pairs of different photos of one person the median is 0.116; in 600
+# pairs of two people the first percentile is 0.103, the fifth 0.127. Within one film it is not measured.
 LOOKS_LIKE = 0.115
 LOOKS_WEIGH = 5.0  # sides of distance for a difference of 1
 MOVE_KEPT = 0.5  # of the speed, from frame to frame
