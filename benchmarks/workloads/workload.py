@@ -116,7 +116,7 @@ class Workload:
             fits = find_plan(file, Hardware(), 0, precision).target
         if not fits:
             batch = max(4, len(self.pictures))
-            build(BuildRequest(engine=engine, options=BuildOptions(batches=(1, 1, batch))))
+            build(BuildRequest(engine=engine, options=BuildOptions(batches=(1, batch, batch))))
         return engine
 
     def close(self) -> None:

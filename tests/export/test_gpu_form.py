@@ -4,6 +4,8 @@ import onnx
 import pytest
 import torch
 
+from benchmarks.workloads.models import draw as draw_model
+from benchmarks.workloads.models import official
 from export.graphs.gpu import gpu_form
 from export.graphs.gpu_encoder import GpuPReLU
 from export.graphs.networks import EncoderGraph, GeneratorGraph
@@ -109,3 +111,19 @@ def test_the_official_encoder_has_fewer_nodes_than_a_reader_accepts(tmp_path):
     nodes = len(onnx.load(again, load_external_data=False).graph.node)
     own = sum(block.res_layer[5].fc1.out_channels for block in thin.encoder.body)
     assert nodes + 2 * (hidden - own) + 150 < 2000  # and its casts
+
+
+@pytest.mark.slow
+def test_the_official_sizes_compute_the_same():
+    """Weights are drawn so that pictures are neither flat nor saturated."""
+    model = draw_model(official("psp", 1024))
+    images = torch.randint(0, 256, (1, 256, 256, 3), dtype=torch.uint8, generator=torch.manual_seed(0))
+    with torch.no_grad():
+        plain = EncoderGraph(model.encoder, model.latent_avg, kind="rgb")
+        codes = plain(images)
+        assert (gpu_form(plain)(images) - codes).abs().max() <= 1e-5 * (codes.max() - codes.min())
+        generator_graph = GeneratorGraph(model.generator)
+        pictures = [form(codes, codes, torch.zeros(1, 18)).int()
+                    for form in (generator_graph, gpu_form(generator_graph))]  # fmt: skip
+    assert pictures[0].float().std() > 20
+    assert (pictures[0] - pictures[1]).abs().max() <= 1
