@@ -140,7 +140,7 @@ class Styles(nn.Module):
         self.register_buffer("affine_weight", torch.cat([layer.affine.weight for layer in layers.values()]))
         self.register_buffer("affine_bias", torch.cat([layer.affine.bias for layer in layers.values()]))
         widest = max(self.outputs)
-        rows = [_padded(layer.conv.epsilon, 0, widest - count, value=1.0)
+        rows = [F.pad(layer.conv.epsilon, (0, widest - count), value=1.0)
                 for layer, count in zip(convs.values(), self.outputs, strict=True)]  # fmt: skip
         self.register_buffer("epsilon", torch.stack(rows))  # [K, 1, widest]
         self.joined = {"affine_weight": tuple(f"{name}.affine.weight" for name in layers)}
@@ -205,6 +205,11 @@ def _named(plain: GeneratorGraph, first: str, rest: str) -> Iterator[tuple[str, 
         yield f"{rest}.{name}", layer
 
 
-def _padded(x: Tensor, before: int, after: int, *, value: float = 0.0) -> Tensor:
-    """Pad the last axis."""
-    return F.pad(x, (before, after), value=value) if before or after else x
+def _padded(x: Tensor, before: int, after: int) -> Tensor:
+    """Put zeros before and after the rows [N, C] of a style.
+
+    Not by ONNX's Pad: readers of engines refuse more than 256 at once.
+    """
+    zero = torch.zeros(1, 1)
+    parts = [zero.expand(x.shape[0], before), x, zero.expand(x.shape[0], after)]
+    return torch.cat([part for part, used in zip(parts, (before, True, after), strict=True) if used], dim=1)
