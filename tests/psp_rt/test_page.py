@@ -2,10 +2,7 @@
 
 import base64
 import io
-import socket
-import threading
 import time
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -17,12 +14,9 @@ pytest.importorskip("starlette", reason="needs the extra serve")
 if browsers.missing():
     pytest.skip(f"needs a browser: {browsers.missing()}", allow_module_level=True)
 
-import uvicorn
-
 from psp_rt import Translator
-from psp_rt.serving import Limits, Served, create_app
-from psp_rt.serving.served import Hardware
 from tests.models import tiny_engine
+from tests.models.running import Running
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::psp_rt.InputWarning")]  # 18 s of CPU
 
@@ -41,37 +35,6 @@ def engines(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     kinds = {"photos": "rgb", "drawings": "gray", "maps": "labels", "seeds": None}
     return {name: tiny_engine.build(folder / f"{name}.engine", kind) for name, kind in kinds.items()}
-
-
-class Running:
-    """A server in a thread, which can be stopped and started again at the same port."""
-
-    def __init__(self, engines):
-        self.engines, self.port = engines, 0
-
-    def start(self):
-        listening = socket.socket()
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(("127.0.0.1", self.port))
-        self.port = listening.getsockname()[1]
-        hardware = Hardware(device="cpu", backend="onnxruntime", workers=1, threads=1)
-        served = [Served.open(path, hardware, name=name) for name, path in self.engines.items()]
-        config = uvicorn.Config(
-            create_app(served, Limits()), log_config=None, lifespan="on", timeout_graceful_shutdown=1
-        )
-        self.server = uvicorn.Server(config)
-        self.server.capture_signals = no_signals
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listening]})
-        self.thread.start()
-
-    def stop(self):
-        self.server.should_exit = True
-        self.thread.join()
-
-
-@contextmanager
-def no_signals():
-    yield
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +106,7 @@ def differs(one, other):
 @pytest.fixture
 def open_page(server, driver):
     def opened(engine):
-        driver.get(f"http://127.0.0.1:{server.port}/")
+        driver.get(f"{server.address}/")
         page = Page(driver)
         page.until("an engine", lambda: page.element("about").text)
         page.set("engine", engine)
