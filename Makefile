@@ -2,7 +2,7 @@
 # make test       everything that the tests need, then style, types and the quick tests
 # make test-all   the slow tests too: full-size models
 # make rtx-test   parse and build the FP16 graphs with TensorRT for RTX (100 MB more); needs no GPU
-# make fuzz       attack the reader of engines with damaged files, for ten minutes
+# make fuzz       attack every reader with damaged files and requests, for 25 minutes
 # make gpu-test   the tests that need an NVIDIA GPU
 PYTHON ?= python3
 VENV := .venv

@@ -7,6 +7,7 @@ module_src, class_name, state}. ``module_src`` is Python source that the origina
 a module becomes a `Persistent`, its class name with its state, and the source stays text.
 """
 
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,8 +71,16 @@ def read(path: Path) -> Any:
 def _check_zip(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path} is incomplete: its end is missing; download or copy it again")
-    with zipfile.ZipFile(path) as archive:
-        names = {name.rsplit("/", 1)[-1] for name in archive.namelist()}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.rsplit("/", 1)[-1] for name in archive.namelist()}
+    except (
+        zipfile.BadZipFile,
+        ValueError,
+        struct.error,
+        NotImplementedError,
+    ) as error:  # damage in its directory
+        raise CheckpointError(f"{path} is damaged ({error}); download or copy it again") from None
     if "manifest.json" in names:
         raise CheckpointError(
             f"{path} is already an engine file; use it with: psp-rt run {path.name} INPUT, or get "

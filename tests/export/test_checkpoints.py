@@ -549,6 +549,16 @@ def test_a_truncated_file_is_to_be_copied_again(write, zipped):
         checkpoints.load(path)
 
 
+def test_damage_in_a_zips_directory_is_to_be_copied_again(write):
+    path = write(official(*networks()))
+    data = bytearray(path.read_bytes())
+    start = data.rindex(b"PK\x01\x02")
+    data[start : start + 4] = bytes(4)
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"(incomplete|damaged).*download or copy it again"):
+        checkpoints.load(path)
+
+
 def test_an_engine_and_other_zips_are_told_from_checkpoints(tmp_path):
     path = tmp_path / "x.engine"
     for member, message in [
