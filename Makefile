@@ -1,4 +1,5 @@
 # make demo       two pictures with the lean runtime alone: a face from a drawing, and one from a snapshot
+# make draw       a page at http://127.0.0.1:8000 on which the face follows your pen; Ctrl-C stops
 # make test       everything that the tests need, then style, types and the quick tests
 # make test-all   the slow tests too: full-size models
 # make rtx-test   parse and build the FP16 graphs with TensorRT for RTX (100 MB more); needs no GPU
@@ -9,19 +10,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 RUNTIME := $(VENV)/runtime.installed
+SERVER := $(VENV)/server.installed
 EVERYTHING := $(VENV)/everything.installed
 RTX := $(VENV)/rtx.installed
 # One worker a core, each with one thread: many threads in small networks only wait for each other.
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: demo test test-all check gpu-test rtx-test fuzz benchmark readme-tables train-demo clean
+.PHONY: demo draw test test-all check gpu-test rtx-test fuzz benchmark readme-tables train-demo clean
 
 demo: $(RUNTIME)
 	$(BIN)/psp-rt run models/sketch.engine models/drawing.png --output demo-drawing.png --couple
 	$(BIN)/psp-rt run models/inversion.engine models/astronaut.jpg --output demo-snapshot.png --couple
 	@echo "Look at demo-drawing.png: a drawing, and the face that the model makes of it;"
 	@echo "and at demo-snapshot.png: the face found in a photo, and the model's picture of it."
+	@echo "Type make draw to draw in the browser yourself."
+
+draw: $(SERVER)
+	$(BIN)/psp-rt serve models/sketch.engine models/inversion.engine models/super-resolution.engine
 
 test: $(EVERYTHING) check
 	$(PYTEST) -n $(WORKERS) --dist loadfile -m 'not slow and not rtx'
@@ -66,6 +72,10 @@ $(BIN)/python:
 $(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[cpu]'
 	@touch $@
+
+$(SERVER): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[cpu,serve]'
+	@touch $@ $(RUNTIME)
 
 $(EVERYTHING): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[cpu,openvino,video,serve,export,train,benchmarks,dev]'
