@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ from PIL.Image import Image
 from .batching import StyledBatches
 from .engine.manifest import InputSpec, Manifest
 from .errors import BackendError, InputError, PspError
-from .faces import Finder, PhotoResult, Selection, translate_faces
 from .hardware.choose import BackendName, Device, Precision
 from .hardware.probe import check_threads
 from .images import COLORS, Color, Pixels, is_device_array, read_pictures, to_array
@@ -27,7 +26,9 @@ from .streaming import check_frames, in_order
 from .style import Codes, StyleMix, check_seed
 from .truncation import Truncation, strengths
 from .turns import Turns
-from .verification import verify as verify_in_child
+
+if TYPE_CHECKING:
+    from .faces import Finder, PhotoResult, Selection
 
 Own = TypeVar("Own", bound="Translator")  # a translator, or a subclass of it
 OnError = Literal["raise", "skip"]
@@ -90,6 +91,8 @@ class Translator:
             raise InputError(f"color is {color!r}; expected 'bgr' (OpenCV) or 'rgb'")
         check_threads(threads)
         if verify:
+            from .verification import verify as verify_in_child  # not for every import of psp_rt
+
             verify_in_child(path)
         opened = open_engine(path, device=device, backend=backend, precision=precision, threads=threads)
         self.manifest: Manifest = opened.manifest
@@ -230,6 +233,8 @@ class Translator:
             )
         if isinstance(photo, np.ndarray) and self.color == "bgr" and photo.ndim == 3:
             photo = np.ascontiguousarray(photo[:, :, [2, 1, 0, *range(3, photo.shape[2])]])
+        from .faces import translate_faces  # not for every import of psp_rt
+
         result = translate_faces(
             lambda pictures: self.run(pictures, style=style, truncation=truncation),
             photo,
