@@ -161,7 +161,7 @@ class StyledBatches:
         psi = None if truncation is None else strengths(truncation, rows[0])
         styles = self._no_style
         if style is not None:
-            weights = style.weights(rows[0], self._manifest.default_layers)
+            weights = style.weights(rows[0], self._manifest.style_layers)
             reference = style.references(*rows, lambda seeds: self.map_seeds(backend, seeds))
             styles = Styles(reference=np.array(reference), weights=np.tile(weights, (len(reference), 1)))
         if psi is not None:

@@ -19,6 +19,22 @@ from .faces import Face, Finder, Selection, align_faces, is_aligned, upright_rgb
 FacesOption = Literal["largest", "all", "off"]
 
 
+def faces_of(manifest: Manifest, faces: FacesOption | None) -> FacesOption:
+    """Return which faces of frames to translate: by default all, for engines that expect aligned faces.
+
+    Raises:
+        InputError: The engine has no encoder, or takes no photos.
+    """
+    if manifest.input is None:
+        raise InputError("this engine has no encoder, so it takes no films")
+    chosen = faces or ("all" if manifest.expects_faces else "off")
+    if chosen != "off" and manifest.input.kind != "rgb":
+        raise InputError(
+            f"faces are for models of photos, and this one takes {manifest.input.kind}; use faces off"
+        )
+    return chosen
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
     """What is done to a picture.
@@ -63,10 +79,18 @@ class Preparation:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A picture, ready for the encoder: one crop for each face, or one picture."""
+    """A picture, ready for the encoder.
+
+    Args:
+        pictures: One crop for each face, or one picture.
+        faces: In pixels of the photo; empty if none were looked for.
+        photo: The upright photo, RGB, where faces were looked for.
+        report: What was done.
+    """
 
     pictures: list[Image.Image]
     faces: list[Face]
+    photo: Image.Image | None
     report: str
 
     @property
@@ -96,14 +120,12 @@ def prepare(
     if preparation.select is not None:
         spec = manifest.input
         size = max(spec.height, spec.width) if spec else 0
-        aligned, report = align_faces(
-            upright_rgb(picture), size=size, select=preparation.select, finder=finder
-        )
-        return Prepared(
-            pictures=[face.picture for face in aligned], faces=[face.face for face in aligned], report=report
-        )
+        photo = upright_rgb(picture)
+        aligned, report = align_faces(photo, size=size, select=preparation.select, finder=finder)
+        pictures, found = [face.picture for face in aligned], [face.face for face in aligned]
+        return Prepared(pictures=pictures, faces=found, photo=photo, report=report)
     if preparation.from_photo or preparation.clean:
         make = drawings.from_photo if preparation.from_photo else drawings.clean
         drawn = make(picture, finder=finder)
-        return Prepared(pictures=[drawn.picture], faces=[], report=drawn.report)
-    return Prepared(pictures=[picture], faces=[], report="")
+        return Prepared(pictures=[drawn.picture], faces=[], photo=None, report=drawn.report)
+    return Prepared(pictures=[picture], faces=[], photo=None, report="")

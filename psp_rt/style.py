@@ -120,9 +120,9 @@ class StyleMix:
         style.seeds = None
         return style
 
-    def weights(self, num_styles: int, default_layers: str | None = None) -> Codes:
+    def weights(self, num_styles: int, default_layers: str = DEFAULT_LAYERS) -> Codes:
         """Return how far each row moves, [L]; ``default_layers`` are for random styles without layers."""
-        layers = (default_layers or DEFAULT_LAYERS) if self.default_layers else self.layers
+        layers = default_layers if self.default_layers else self.layers
         rows = layer_rows(layers, num_styles) if layers is not None else _chosen(self.rows, num_styles)
         if self.alpha.ndim == 1 and len(self.alpha) != len(rows):
             raise InputError(

@@ -16,7 +16,6 @@ from ..errors import PspError
 from ..hardware.choose import Hardware, choose
 from ..hardware.openvino import INSTALL_OPENVINO, OpenVinoState
 from ..hardware.probe import CUDA_PROVIDER, INSTALL_CUDA, default_threads
-from ..style import DEFAULT_LAYERS
 from ..translator import Translator
 
 PACKAGES = ("numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "cuda-bindings")
@@ -83,7 +82,7 @@ def _model(manifest: Manifest) -> dict[str, str]:
         "takes": takes,
         "gives": f"rgb, {output.height} x {output.width}",
         "pictures": ALIGNED[manifest.alignment],
-        "seeds change": f"layers {manifest.default_layers or DEFAULT_LAYERS} of {manifest.num_styles}",
+        "seeds change": f"layers {manifest.style_layers} of {manifest.num_styles}",
         "strange codes": _strange(manifest),
         "styles": f"{manifest.num_styles} rows of {manifest.style_dim}",
         "noise": manifest.noise,

@@ -15,7 +15,9 @@ import click
 from ..engine.manifest import MAX_STYLES
 from ..errors import InputError, InputWarning
 from ..hardware.choose import BACKENDS, PRECISIONS
-from ..style import DEFAULT_LAYERS, StyleMix, layer_ranges, layer_rows
+from ..images import load
+from ..preparation import Preparation, prepare
+from ..style import Codes, StyleMix, layer_ranges, layer_rows
 from ..translator import Translator
 from ..truncation import Truncation, strengths
 
@@ -105,19 +107,20 @@ class StyleOptions:
         if self.layers is not None:
             layer_ranges(self.layers)
 
-    def style(self, translator: Translator, encode: Callable[[Path], Any]) -> StyleMix | None:
-        """Return the styles; ``encode`` gives the code of the picture of --style-from."""
+    def style(self, translator: Translator, preparation: Preparation) -> StyleMix | None:
+        """Return the styles; ``preparation`` is that of the picture of --style-from."""
         if self.style_from is None and self.seeds is None:
             return None
         layers, alpha = self.layers_of(translator), 1.0 if self.alpha is None else self.alpha
         layer_rows(layers, translator.manifest.num_styles)  # one error now instead of one for each picture
         if self.style_from is not None:
-            return StyleMix(encode(self.style_from), layers=layers, alpha=alpha)
+            code = _encode(translator, self.style_from, preparation)
+            return StyleMix(code, layers=layers, alpha=alpha)
         return StyleMix.random(self.seeds or (), layers=layers, alpha=alpha)
 
     def layers_of(self, translator: Translator) -> str:
         """Return the layers to mix: those asked for, or the engine's."""
-        return self.layers or translator.manifest.default_layers or DEFAULT_LAYERS
+        return self.layers or translator.manifest.style_layers
 
     def report(self, translator: Translator) -> str:
         """Return which layers are mixed; a default may not be what the user expects."""
@@ -126,6 +129,18 @@ class StyleOptions:
             return f"mixes layers {layers} of {count}"
         upto = count if layers.endswith("-") else ""
         return f"mixes layers {layers}{upto} of {count}; --layers chooses others"
+
+
+def _encode(translator: Translator, path: Path, preparation: Preparation) -> Codes:
+    """Return the code of a picture, prepared as the inputs are."""
+    picture = load(path)
+    try:
+        prepared = prepare(picture, preparation, translator.manifest)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    with reported_warnings(path.name):
+        codes: Codes = translator.encode(prepared.pictures[0])
+    return codes
 
 
 def style_options(function: Function) -> Function:

@@ -18,7 +18,7 @@ from ..hardware.choose import BackendName, Device, Precision
 from ..images import load, over_white
 from ..input_checks import check_faces
 from ..preparation import FacesOption, Preparation, Prepared, prepare
-from ..style import Codes, StyleMix
+from ..style import StyleMix
 from ..translator import Translator
 from ..truncation import Truncation
 from .group import INTERRUPTED
@@ -77,9 +77,9 @@ def run_command(
     alpha: float | None,
     truncation: Truncation | None,
     couple: bool,
-    device: str,
-    backend: str,
-    precision: str,
+    device: Device,
+    backend: BackendName,
+    precision: Precision,
     threads: int | None,
 ) -> None:
     """Translate pictures, or folders of them, with ENGINE.
@@ -100,15 +100,15 @@ def run_command(
     done = Done(taken=frozenset(target for job in found.jobs for target in job.targets))
     with Translator(
         engine,
-        device=cast(Device, device),
-        backend=cast(BackendName, backend),
-        precision=cast(Precision, precision),
+        device=device,
+        backend=backend,
+        precision=precision,
         threads=threads,
     ) as translator:
         click.echo(f"{engine} runs on {translator.runs_on}", err=True)
         check_takes_pictures(translator, engine)
         preparation = _preparation(translator, engine, select, paste, no_clean, from_photo)
-        style = styles.style(translator, lambda path: _encode(translator, path, preparation))
+        style = styles.style(translator, preparation)
         if style is not None:
             click.echo(styles.report(translator), err=True)
         try:
@@ -145,14 +145,6 @@ def _preparation(
     return preparation
 
 
-def _encode(translator: Translator, path: Path, preparation: Preparation) -> Codes:
-    """Return the code of a picture, prepared as the inputs are."""
-    prepared = prepare(load(path), preparation, translator.manifest)
-    with reported_warnings(path.name):
-        codes: Codes = translator.encode(prepared.pictures[0])
-    return codes
-
-
 def _run_all(
     translator: Translator,
     jobs: Sequence[Job],
@@ -178,7 +170,7 @@ def _run_all(
                 continue
             if prepared.report and len(jobs) <= MAX_NAMED:
                 click.echo(f"{job.source.name}: {prepared.report}", err=True)
-            _write(job, source, prepared, results, paste, couple, done)
+            _write(job, prepared, results, paste, couple, done)
 
 
 def _reason(source: Path, error: InputError, preparation: Preparation) -> str:
@@ -191,7 +183,6 @@ def _reason(source: Path, error: InputError, preparation: Preparation) -> str:
 
 def _write(
     job: Job,
-    source: Image.Image,
     prepared: Prepared,
     results: list[Image.Image | list[Image.Image]],
     paste: bool,
@@ -202,8 +193,8 @@ def _write(
     by_face = [result if isinstance(result, list) else [result] for result in results]
     for number, target in enumerate(job.targets):
         of_style = [of_face[number] for of_face in by_face]
-        if paste:
-            named = [(faces.paste_all(faces.upright_rgb(source), prepared.faces, of_style), target)]
+        if prepared.photo is not None and paste:
+            named = [(faces.paste_all(prepared.photo, prepared.faces, of_style), target)]
         else:
             named = [
                 (

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
 import click
 
@@ -72,9 +71,9 @@ def serve_command(
     rate: float | None,
     token: str | None,
     origins: tuple[str, ...],
-    device: str,
-    backend: str,
-    precision: str,
+    device: Device,
+    backend: BackendName,
+    precision: Precision,
     threads: int | None,
 ) -> None:
     """Serve ENGINEs over HTTP, with a page that draws at /."""
@@ -91,9 +90,9 @@ def serve_command(
         body_bytes=max_bytes, pixels=max_pixels, seconds=seconds, queue=queue, rate=rate, token=token
     )
     hardware = Hardware(
-        device=cast(Device, device),
-        backend=cast(BackendName, backend),
-        precision=cast(Precision, precision),
+        device=device,
+        backend=backend,
+        precision=precision,
         threads=threads,
         workers=workers,
     )

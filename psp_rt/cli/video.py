@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from .. import faces
-from ..errors import InputError, InputWarning
+from ..errors import InputWarning
 from ..hardware.choose import BackendName, Device, Precision
-from ..images import load
-from ..style import Codes, StyleMix
+from ..preparation import FacesOption, Preparation
+from ..style import StyleMix
 from ..translator import Translator
 from ..truncation import Truncation
 from .group import INTERRUPTED, require
@@ -91,7 +90,7 @@ def video_command(
     engine: Path,
     source: str,
     target: Path,
-    select: str | None,
+    select: FacesOption | None,
     style_from: Path | None,
     seeds: tuple[int, ...] | None,
     layers: str | None,
@@ -106,9 +105,9 @@ def video_command(
     codec: str | None,
     quality: int | None,
     profile: bool,
-    device: str,
-    backend: str,
-    precision: str,
+    device: Device,
+    backend: BackendName,
+    precision: Precision,
     threads: int | None,
 ) -> None:
     """Translate the film IN with ENGINE, and write OUT: .mp4, .mov, .mkv or .webm.
@@ -127,9 +126,9 @@ def video_command(
     with (
         Translator(
             engine,
-            device=cast(Device, device),
-            backend=cast(BackendName, backend),
-            precision=cast(Precision, precision),
+            device=device,
+            backend=backend,
+            precision=precision,
             threads=threads,
         ) as translator,
         warned_once(Path(source).name),
@@ -137,7 +136,9 @@ def video_command(
     ):
         click.echo(f"{engine} runs on {translator.runs_on}", err=True)
         check_takes_pictures(translator, engine)
-        style = styles.style(translator, lambda path: _encode(translator, path, select))
+        # Of the style's picture the largest face, where faces are translated; drawings as they are.
+        preparation = Preparation.of(translator.manifest, faces=select, clean=False)
+        style = styles.style(translator, preparation)
         if style is not None:
             click.echo(styles.report(translator), err=True)
         progress = ProgressLine()
@@ -146,7 +147,7 @@ def video_command(
             source,
             target,
             video.VideoOptions(
-                faces=cast(Any, select),
+                faces=select,
                 styles=_each(style, seeds),
                 truncation=truncation,
                 start=start,
@@ -264,22 +265,6 @@ def _show(notes: list[str]) -> None:
         click.echo(note, err=True)
 
 
-def _encode(translator: Translator, path: Path, select: str | None) -> Codes:
-    """Return the code of the picture of --style-from: of its largest face, where faces are translated."""
-    picture = load(path)
-    if select == "off" or (select is None and not translator.manifest.expects_faces):
-        codes: Codes = translator.encode(picture)
-        return codes
-    spec = translator.manifest.input
-    assert spec is not None
-    try:
-        aligned, _ = faces.align_faces(faces.upright_rgb(picture), size=max(spec.height, spec.width))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    codes = translator.encode(aligned[0].picture)
-    return codes
-
-
 def _each(style: StyleMix | None, seeds: tuple[int, ...] | None) -> list[StyleMix]:
     """Return a style for each seed."""
     if style is None:
@@ -293,9 +278,10 @@ def _each(style: StyleMix | None, seeds: tuple[int, ...] | None) -> list[StyleMi
 def _written(report: Report, target: Path) -> str:
     """Say what was written, and how fast."""
     begun = "stopped; " if report.stopped else ""
-    rate = report.frames / max(report.seconds, 1e-9)
+    kept = f", {report.kept} of them from before" if report.kept else ""
     return (
-        f"{begun}wrote {target}: {report.frames} frames, {report.with_faces} with faces, {rate:.1f} a second"
+        f"{begun}wrote {target}: {report.frames} frames{kept}, {report.with_faces} with faces, "
+        f"{report.rate:.1f} a second"
     )
 
 

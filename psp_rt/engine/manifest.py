@@ -31,6 +31,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from ..errors import FormatError
+from ..style import DEFAULT_LAYERS
 from .fields import Fields
 
 FORMAT = "psp_rt.engine"
@@ -102,6 +103,11 @@ class Manifest:
     def expects_faces(self) -> bool:
         """Return whether the encoder takes photos of faces that are aligned as FFHQ's are."""
         return self.alignment == "ffhq" and self.input is not None and self.input.kind == "rgb"
+
+    @property
+    def style_layers(self) -> str:
+        """The paper's layers that styles replace unless a user says otherwise."""
+        return self.default_layers or DEFAULT_LAYERS
 
     def to_json(self) -> str:
         """Return the manifest as JSON text."""

@@ -302,7 +302,7 @@ def describe(served: Served) -> dict[str, Any]:
         "output": {"width": manifest.output.width, "height": manifest.output.height},
         "num_styles": manifest.num_styles,
         "style_dim": manifest.style_dim,
-        "default_layers": manifest.default_layers or "8-",
+        "default_layers": manifest.style_layers,
         "expects_faces": manifest.expects_faces,
         "runs_on": served.runs_on,
         "workers": served.workers,

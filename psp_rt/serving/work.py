@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 
 from ..errors import InputError, InputWarning
-from ..faces import Face, Finder, paste_all, upright_rgb
+from ..faces import Face, paste_all
 from ..faces.detect import default_finder
 from ..images import Pixels, load
 from ..input_checks import check_faces, collected
-from ..preparation import Preparation, prepare
+from ..preparation import Preparation, Prepared, prepare
 from ..style import Codes, StyleMix
 from ..translator import Translator
 from .bodies import Body, Options
@@ -90,21 +90,11 @@ def translate(translator: Translator, body: Body, limits: Limits) -> Answer:
         InputError: There is no picture, or it is not what the model takes.
         TooManyResults: Too many faces or styles are asked for.
     """
-    options, times, manifest = body.options, Times(), translator.manifest
-    if "image" not in body.pictures:
-        raise InputError(
-            "there is no picture; send one as the body, as the form's file image, or as JSON's image"
-        )
-    if manifest.input is None:
-        raise InputError("this engine has no encoder, so it takes no pictures; use /v1/generate")
+    options, times = body.options, Times()
+    if options.paste and preparation_of(translator, options).select is None:
+        raise InputError("paste needs faces; this request looks for none")
     with collected() as warnings:
-        source = decode(body.pictures["image"], manifest.input.kind, limits, times)
-        preparation = preparation_of(translator, options)
-        finder: Finder = TimedFinder(times)
-        with times.stage("align"):
-            prepared = prepare(source, preparation, manifest, finder=finder)
-        times.seconds["align"] -= times.seconds.get("find", 0.0)
-        check_faces(prepared.cut_sides, manifest)
+        prepared = prepared_picture(translator, body, "image", limits, times)
         styles = max(1, len(options.seeds))
         if len(prepared.pictures) * styles > limits.results:
             raise TooManyResults(
@@ -114,45 +104,33 @@ def translate(translator: Translator, body: Body, limits: Limits) -> Answer:
         with times.stage("encode"):
             codes = translator.encode(prepared.pictures)
         with times.stage("mix"):
-            style = style_of(translator, body, preparation, finder, limits, times)
+            style = style_of(translator, body, limits, times)
         with times.stage("generate"):
             made = translator.generate(codes, style, truncation=options.truncation)
-        # [faces, styles, H, W, 3]
-        pictures = made.reshape(len(prepared.pictures), -1, *made.shape[-3:])
-        with times.stage("store"):
-            seeds = options.seeds or (None,)
-            if options.paste:
-                if not prepared.faces:
-                    raise InputError("paste needs faces; this request looks for none")
-                upright = upright_rgb(source)
-                wholes = [
-                    paste_all(
-                        upright, prepared.faces, [Image.fromarray(of_face[style]) for of_face in pictures]
-                    )
-                    for style in range(pictures.shape[1])
-                ]
-                results = [
-                    stored(whole, options, seed=seed) for whole, seed in zip(wholes, seeds, strict=True)
-                ]
-            else:
-                results = [
-                    stored(Image.fromarray(pixels), options, face=face if prepared.faces else None, seed=seed)
-                    for face, of_face in enumerate(pictures)
-                    for pixels, seed in zip(of_face, seeds, strict=True)
-                ]
+    # [faces, styles, H, W, 3]
+    pictures = made.reshape(len(prepared.pictures), -1, *made.shape[-3:])
+    seeds = options.seeds or (None,)
+    with times.stage("store"):
+        if options.paste and prepared.photo is not None:
+            results = []
+            for of_style, seed in zip(pictures.swapaxes(0, 1), seeds, strict=True):
+                made_faces = [Image.fromarray(pixels) for pixels in of_style]
+                whole = paste_all(prepared.photo, prepared.faces, made_faces)
+                results.append(stored(whole, options, seed=seed))
+        else:
+            results = [
+                stored(Image.fromarray(pixels), options, face=face if prepared.faces else None, seed=seed)
+                for face, of_face in enumerate(pictures)
+                for pixels, seed in zip(of_face, seeds, strict=True)
+            ]
     return Answer(results=results, report=prepared.report, warnings=warnings, times=times)
 
 
 def encode(translator: Translator, body: Body, limits: Limits) -> tuple[Codes, Answer]:
     """Return the codes [faces, L, D] of the picture of a request."""
-    times, manifest = Times(), translator.manifest
-    if "image" not in body.pictures or manifest.input is None:
-        raise InputError("there is no picture, or the engine has no encoder")
+    times = Times()
     with collected() as warnings:
-        source = decode(body.pictures["image"], manifest.input.kind, limits, times)
-        with times.stage("align"):
-            prepared = prepare(source, preparation_of(translator, body.options), manifest)
-        check_faces(prepared.cut_sides, manifest)
+        prepared = prepared_picture(translator, body, "image", limits, times)
         with times.stage("encode"):
             codes = translator.encode(prepared.pictures)
     return codes, Answer(results=[], report=prepared.report, warnings=warnings, times=times)
@@ -194,25 +172,39 @@ def preparation_of(translator: Translator, options: Options) -> Preparation:
     )
 
 
-def style_of(
-    translator: Translator, body: Body, preparation: Preparation, finder: Finder, limits: Limits, times: Times
-) -> StyleMix | None:
+def prepared_picture(translator: Translator, body: Body, name: str, limits: Limits, times: Times) -> Prepared:
+    """Return a picture of a request, decoded and ready for the encoder."""
+    manifest = translator.manifest
+    if name not in body.pictures:
+        raise InputError(
+            "there is no picture; send one as the body, as the form's file image, or as JSON's image"
+        )
+    if manifest.input is None:
+        raise InputError("this engine has no encoder, so it takes no pictures; use /v1/generate")
+    source = decode(body.pictures[name], manifest.input.kind, limits, times)
+    preparation, found_before = preparation_of(translator, body.options), times.seconds.get("find", 0.0)
+    with times.stage("align"):
+        prepared = prepare(source, preparation, manifest, finder=TimedFinder(times))
+    times.seconds["align"] -= times.seconds.get("find", 0.0) - found_before
+    check_faces(prepared.cut_sides, manifest)
+    return prepared
+
+
+def style_of(translator: Translator, body: Body, limits: Limits, times: Times) -> StyleMix | None:
     """Return the styles that a request mixes in."""
-    options, manifest = body.options, translator.manifest
+    options = body.options
     if "style_from" in body.pictures:
         if options.seeds:
             raise InputError("style_from and seeds are both given; choose one")
-        assert manifest.input is not None
-        other = decode(body.pictures["style_from"], manifest.input.kind, limits, times)
-        prepared = prepare(other, preparation, manifest, finder=finder)
-        layers = options.layers or manifest.default_layers
+        prepared = prepared_picture(translator, body, "style_from", limits, times)
+        layers = options.layers or translator.manifest.style_layers
         return StyleMix(translator.encode(prepared.pictures[0]), layers=layers, alpha=options.alpha)
     return random_style(translator, options) if options.seeds else None
 
 
 def random_style(translator: Translator, options: Options) -> StyleMix:
     """Return the styles of the seeds."""
-    layers = options.layers or translator.manifest.default_layers or "8-"
+    layers = options.layers or translator.manifest.style_layers
     return StyleMix(translator.sample(list(options.seeds)), layers=layers, alpha=options.alpha)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..faces import Finder, MeshFinder, Selection
+from ..faces import Finder, Selection
+from ..faces.detect import default_finder
 from ..images import Pixels
+from ..preparation import faces_of
 from ..style import StyleMix
 from .frames import FaceFrame
 from .stages import CutFaces, SteadyCodes, Styles, Translate, pasted_regions
@@ -43,10 +45,11 @@ class LiveFaces:
         smooth: float = 0.0,
         finder: Finder | None = None,
     ) -> None:
+        faces_of(translator.manifest, faces)
         spec = translator.manifest.input
-        size = 0 if spec is None else max(spec.height, spec.width)
-        self._tracker = Tracker(finder or MeshFinder(), select=faces)
-        self._cut = CutFaces(size)
+        assert spec is not None
+        self._tracker = Tracker(finder or default_finder(), select=faces)
+        self._cut = CutFaces(max(spec.height, spec.width))
         self._translate = Translate(
             translator, Styles(translator, list(styles)), truncation, SteadyCodes(smooth)
         )

@@ -75,7 +75,7 @@ class Styles:
         self._rows = manifest.num_styles
         self._mixes: list[tuple[Codes, Codes]] = []  # reference [L, D] and weights [L, 1]
         for style in styles:
-            weights = np.asarray(style.weights(self._rows, manifest.default_layers), np.float32)
+            weights = np.asarray(style.weights(self._rows, manifest.style_layers), np.float32)
             shape = (self._rows, manifest.style_dim)
             reference = style.references(*shape, lambda seeds: translator.sample(seeds)[:, 0])
             self._mixes.append((reference[0], weights.reshape(self._rows, 1)))

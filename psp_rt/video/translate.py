@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Literal
 import av
 
 from ..errors import InputError, PspError
-from ..faces import Finder, MeshFinder
+from ..faces import Finder
+from ..faces.detect import default_finder
 from ..files import check_apart
+from ..preparation import faces_of
 from ..style import StyleMix
 from .frames import FilmFrame
 from .pipeline import Pipeline, StageTimes
@@ -76,6 +78,7 @@ class Progress:
     """How far a film is."""
 
     frames: int
+    kept: int  # of them: from before a resumption
     total: int | None  # None for a camera
     seconds: float  # that have passed
     film_seconds: float  # that are written
@@ -84,14 +87,14 @@ class Progress:
     @property
     def rate(self) -> float:
         """Frames a second."""
-        return self.frames / self.seconds if self.seconds else 0.0
+        return (self.frames - self.kept) / self.seconds if self.seconds else 0.0
 
     @property
     def seconds_left(self) -> float | None:
         """An estimate; None if the length is unknown."""
-        if self.total is None or not self.frames:
+        if self.total is None or not self.rate:
             return None
-        return max(0, self.total - self.frames) * self.seconds / self.frames
+        return max(0, self.total - self.frames) / self.rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +102,9 @@ class Report:
     """What was done.
 
     Args:
-        frames: That were written.
-        with_faces: Frames that had a face.
+        frames: That the film has.
+        kept: Of them: from before a resumption.
+        with_faces: New frames that had a face.
         persons: How many faces were followed.
         seconds: That it took.
         stopped: Whether `stop` ended it.
@@ -110,6 +114,7 @@ class Report:
     """
 
     frames: int
+    kept: int
     with_faces: int
     persons: int
     seconds: float
@@ -117,6 +122,11 @@ class Report:
     notes: list[str]
     failed: bool
     stages: list[StageTimes]
+
+    @property
+    def rate(self) -> float:
+        """New frames a second."""
+        return (self.frames - self.kept) / max(self.seconds, 1e-9)
 
 
 def translate(
@@ -170,7 +180,9 @@ def translate(
     ) as film:
         on_start(film.notes())
         tracker = (
-            None if faces == "off" else Tracker(finder or MeshFinder(), select=faces, steady=options.steady)
+            None
+            if faces == "off"
+            else Tracker(finder or default_finder(), select=faces, steady=options.steady)
         )
         pipeline = Pipeline(film.frames(), _stages(translator, film, options, tracker), stop=stop)
         writer: FilmWriter | None = None
@@ -190,6 +202,7 @@ def translate(
                 on_progress(
                     Progress(
                         frames=writer.frames,
+                        kept=part.frames if part else 0,
                         total=_total(film),
                         seconds=time.perf_counter() - began,
                         film_seconds=frame.seconds,
@@ -213,6 +226,7 @@ def translate(
         writer.close()
         return Report(
             frames=writer.frames,
+            kept=part.frames if part else 0,
             with_faces=with_faces,
             persons=0 if tracker is None else tracker.persons,
             seconds=time.perf_counter() - began,
@@ -246,7 +260,7 @@ def time_stages(
 
     times: list[StageTimes] = []
     with Film(source, start=options.start, end=options.end, sound=options.sound) as film:
-        tracker = None if faces == "off" else Tracker(finder or MeshFinder(), select=faces)
+        tracker = None if faces == "off" else Tracker(finder or default_finder(), select=faces)
         frames = timed("read", lambda: list(film.frames()))
         for name, work in _stages(translator, film, options, tracker):
             frames = timed(name, lambda work=work, frames=frames: [work(frame) for frame in frames])  # type: ignore[misc]
@@ -265,12 +279,7 @@ def time_stages(
 
 def _faces_of(translator: Translator, options: VideoOptions) -> Faces:
     """Return which faces to translate, and refuse what cannot be."""
-    spec = translator.manifest.input
-    if spec is None:
-        raise InputError("this engine has no encoder, so it takes no films")
-    faces = options.faces or ("all" if translator.manifest.expects_faces else "off")
-    if faces != "off" and spec.kind != "rgb":
-        raise InputError(f"faces are for models of photos, and this one takes {spec.kind}; use faces off")
+    faces = faces_of(translator.manifest, options.faces)
     if faces == "off" and len(options.styles) > 1:
         raise InputError("several styles are for several faces; with faces off give one")
     return faces
