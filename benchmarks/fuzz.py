@@ -11,6 +11,7 @@ watched. Outcomes:
     refused   psp_rt raised its own error: what should happen to most
     ran       the mutation was harmless
     failed    another exception escaped
+    not writable    the mutated input cannot be written down; it is left out
     died      the child ended by a signal, used more memory, or took longer than allowed
 
 Inputs are numbered, so that ``--only N`` repeats one.

@@ -25,7 +25,7 @@ from psp_rt import EngineFile
 from psp_rt.cli.group import Command
 from psp_rt.files import check_writable, write_atomically
 
-CARDS = {"H100": Card(), "H200": Card(bandwidth_tb_s=4.3)}  # bandwidths as measured
+CARDS = {"H100": Card(), "H200": Card(bandwidth_tb_s=4.3)}  # bandwidths are assumed
 
 
 @click.command(cls=Command)

@@ -1,4 +1,4 @@
-"""Hours of video in minutes: does a stream of frames stay whole when everything around it goes wrong?
+"""Does a stream of frames stay whole when its source, the engine and the consumer go wrong?
 
     python benchmarks/soak.py --json benchmarks/results/soak.json
     python benchmarks/soak.py --hours 8

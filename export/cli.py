@@ -281,11 +281,16 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 )
 @click.option("--batch", type=click.IntRange(1, 256), default=1, show_default=True, help="For --kernels.")
 @click.option(
-    "--bandwidth", type=float, default=3.0, show_default=True, metavar="TB/S", help="Of the card to estimate."
+    "--bandwidth",
+    type=click.FloatRange(0, min_open=True),
+    default=3.0,
+    show_default=True,
+    metavar="TB/S",
+    help="Of the card to estimate.",
 )
 @click.option(
     "--peak",
-    type=float,
+    type=click.FloatRange(0, min_open=True),
     default=790.0,
     show_default=True,
     metavar="TFLOP/S",

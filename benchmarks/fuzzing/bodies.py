@@ -15,22 +15,11 @@ from PIL import Image
 
 from benchmarks.fuzzing.damage import ODD, damaged
 from psp_rt import PspError
+from psp_rt.serving.bodies import FIELDS
 from tests.models import tiny_engine
 
 VALUES: tuple[Any, ...] = (*ODD, None, True, "", "x", "1,2", [], [1], {}, 1e308, "8-", "nan", "\0", "é" * 50)
-FIELDS = (
-    "engine",
-    "seeds",
-    "layers",
-    "alpha",
-    "truncation",
-    "faces",
-    "paste",
-    "clean",
-    "format",
-    "size",
-    "codes",
-)
+NAMES = (*FIELDS, "codes", "nonsense")  # every option of the server, and what is none
 PATHS = ("/v1/run", "/v1/encode", "/v1/generate")
 BOUNDARY = "----------------------------7d3"
 
@@ -46,7 +35,7 @@ class Bodies:
     def make(self, number: int, folder: Path) -> tuple[str, dict[str, str], bytes]:
         """Return the path, the headers and the body of a number."""
         rng = random.Random(number)
-        fields = {name: rng.choice(VALUES) for name in rng.sample(FIELDS, rng.randint(0, 3))}
+        fields = {name: rng.choice(VALUES) for name in rng.sample(NAMES, rng.randint(0, 3))}
         picture, kind = _picture(), rng.randrange(3)
         if kind == 0:
             content = {"image": base64.b64encode(picture).decode(), **fields}

@@ -5,7 +5,7 @@
 //   psp_rt::Translator translator("inversion.engine");
 //   translator.run({in, 480, 640}, {out, translator.height(), translator.width()});
 //
-// No frame is copied between C++ and Python, in neither direction. A call holds Python's lock only while Python
+// `run` copies no frame in either direction; `run_faces` copies its result. A call holds Python's lock only while Python
 // runs; the engine lets go of it while it computes, and no other thread of the program needs it. An error of Python
 // arrives as psp_rt::Error, with Python's message.
 

@@ -1,8 +1,8 @@
 """The form of the encoder and the generator that suits a GPU: fewer kernels, and less memory moved.
 
 The FP16 graphs have this form; the portable graphs keep theirs, which suits a CPU. Both compute the same
-(tests/export/test_gpu.py). A GPU's compiler fuses what follows a convolution into it, and each kernel that is
-left costs its start and its traffic, so
+(tests/export/test_gpu_form.py). A GPU's compiler fuses what follows a convolution into it, and each kernel
+that is left costs its start and its traffic, so
 
     styles          all affine layers are one product; demodulation is one product for each width
     colors          are three weighted sums over the channels: a product would need another memory layout

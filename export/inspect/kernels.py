@@ -42,7 +42,7 @@ BYTES = {"Float": 4, "Half": 2, "BFloat16": 2, "Int64": 8, "Int32": 4, "Int8": 1
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What the estimate needs of a GPU; the defaults are those of an H100, as measured.
+    """What the estimate needs of a GPU; the defaults are assumed for an H100.
 
     Args:
         bandwidth_tb_s: Of its memory.
